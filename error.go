@@ -1,0 +1,163 @@
+package durable
+
+import (
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrTxDone is returned by every method of a handle whose turn is over, or
+	// is not running at the moment: after the handler returned, and inside the
+	// function given to [Tx].Await.
+	ErrTxDone = errors.New("durable: the turn of this handle is over")
+	// ErrReset reports that the activation ended while the call waited for it
+	// or ran: an error after a write, a panic, [Tx].Abort, an eviction or a
+	// failed commit. The next call starts from what is stored.
+	ErrReset = errors.New("durable: the object was reset")
+	// ErrCommitFailed reports that what the call wrote, or what had been
+	// written ahead of its reply, could not be made durable. Whether it was
+	// stored cannot be known from the answer.
+	ErrCommitFailed = errors.New("durable: the commit failed")
+	// ErrGateTimeout reports that writes took longer than the output gate
+	// waits, 30 s by default. It comes with [ErrCommitFailed].
+	ErrGateTimeout = errors.New("durable: storage took too long")
+	// ErrDraining reports that the server is shutting down and did not start
+	// the call.
+	ErrDraining = errors.New("durable: the server is draining")
+	// ErrNotOwner reports that this server does not own the object, or that
+	// its store failed. The call was not started.
+	ErrNotOwner = errors.New("durable: the object is not served here")
+	// ErrMethodUnknown reports a call of an object type or a method that
+	// nobody registered.
+	ErrMethodUnknown = errors.New("durable: no such object type or method")
+	// ErrUnimplemented reports a method that its handler does not implement.
+	// See [Unimplemented].
+	ErrUnimplemented = errors.New("durable: not implemented")
+	// ErrCallInSavepoint reports a call to another object, or an Await, inside
+	// [Tx].Savepoint, where nothing may leave the object.
+	ErrCallInSavepoint = errors.New("durable: not allowed inside a savepoint")
+	// ErrInvalidArgument reports arguments that a handle cannot accept, such
+	// as an empty list range bound twice. Nothing was changed.
+	ErrInvalidArgument = errors.New("durable: invalid argument")
+	// ErrDeleteAllInSavepoint reports DeleteAll inside [Tx].Savepoint.
+	ErrDeleteAllInSavepoint = errors.New("durable: DeleteAll is not allowed inside a savepoint")
+)
+
+// Unimplemented returns an error for a method that is not implemented. The
+// Unimplemented… types of generated code return it.
+func Unimplemented(procedure string) error {
+	return fmt.Errorf("%w: %s", ErrUnimplemented, procedure)
+}
+
+// A KeyProblem says what is wrong with the key of a call.
+type KeyProblem int
+
+const (
+	// KeyMissing: neither field, header nor URL named the object.
+	KeyMissing KeyProblem = iota + 1
+	// KeyConflict: two places named different objects.
+	KeyConflict
+	// KeyInvalid: a name or an id is malformed.
+	KeyInvalid
+	// KeyWrongType: an id is of another object type, or was made up.
+	KeyWrongType
+)
+
+// A KeyError reports a key that names no object.
+type KeyError struct {
+	Problem KeyProblem
+	Detail  string // what was wrong, and where
+}
+
+func (e *KeyError) Error() string { return "durable: " + e.Detail }
+
+// A LimitError reports that something is over a limit; nothing was changed.
+type LimitError struct {
+	Name   string // what is limited, such as "value bytes"
+	Max    int64
+	Actual int64
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("durable: %d %s, the limit is %d", e.Actual, e.Name, e.Max)
+}
+
+// An OverloadError reports that an object has more work than it takes. The
+// call was not started.
+type OverloadError struct {
+	Limit  string // "queued calls", "queued bytes", "milliseconds in the queue" …
+	Max    int64
+	Actual int64
+}
+
+func (e *OverloadError) Error() string {
+	return fmt.Sprintf("durable: the object is overloaded: %d %s, the limit is %d", e.Actual, e.Limit, e.Max)
+}
+
+// A ChainError reports a call that would make its chain of calls a cycle, or
+// too long. The call was not started.
+type ChainError struct {
+	Cycle bool     // otherwise the chain is too long
+	Max   int      // the longest chain there may be
+	Chain []string // the objects, outermost first, as "type/id"
+}
+
+func (e *ChainError) Error() string {
+	if e.Cycle {
+		return "durable: call cycle: " + e.Chain[len(e.Chain)-1] + " already waits in this chain of calls"
+	}
+	return fmt.Sprintf("durable: the chain of calls has more than %d objects", e.Max)
+}
+
+// A ConstructorError reports that the constructor of an object failed. Every
+// call that waited for it fails with it, and the next call tries again.
+type ConstructorError struct{ Err error }
+
+func (e *ConstructorError) Error() string { return "durable: constructor: " + e.Err.Error() }
+
+// Unwrap returns what the constructor returned.
+func (e *ConstructorError) Unwrap() error { return e.Err }
+
+// A PanicError reports that the handler, or the constructor, panicked.
+type PanicError struct {
+	Value any
+	Stack []byte // never leaves the process
+}
+
+func (e *PanicError) Error() string { return "durable: the handler panicked" }
+
+// An AbortError reports that the object reset itself with [Tx].Abort.
+type AbortError struct{ Reason string }
+
+func (e *AbortError) Error() string {
+	if e.Reason == "" {
+		return "durable: the object asked to be reset"
+	}
+	return e.Reason
+}
+
+// Is reports whether target is [ErrReset].
+func (e *AbortError) Is(target error) bool { return target == ErrReset }
+
+// Keep wraps an error that a handler returns, so that the turn commits what it
+// wrote and the caller gets err all the same. Keep(nil) is nil.
+func Keep(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &keptError{err}
+}
+
+// Kept reports whether err came from [Keep], and returns the error inside.
+func Kept(err error) (error, bool) {
+	var k *keptError
+	if errors.As(err, &k) {
+		return k.err, true
+	}
+	return err, false
+}
+
+type keptError struct{ err error }
+
+func (e *keptError) Error() string { return e.err.Error() }
+func (e *keptError) Unwrap() error { return e.err }

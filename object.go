@@ -1,0 +1,209 @@
+package durable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
+
+	durablev1 "github.com/durable-go/durable/gen/durable/v1"
+)
+
+// SupportsGenerated1 is referred to by generated code of its first version. If
+// it does not compile, the durable module is older than the generator.
+const SupportsGenerated1 = true
+
+// A Registrar takes object types. Package server and package durabletest have
+// one.
+type Registrar interface {
+	// RegisterObject adds an object type. It fails when its type, or its
+	// service, is registered already.
+	RegisterObject(t *ObjectType) error
+}
+
+// An ObjectType describes one object type to a [Registrar]. Generated code
+// makes it through [Register].
+type ObjectType struct {
+	// Name is the stored name.
+	Name string
+	// Service is the schema.
+	Service protoreflect.ServiceDescriptor
+	// New makes an activation: the constructor.
+	New func(ctx context.Context, tx Tx) (any, error)
+	// Methods are the methods of the service, each once.
+	Methods []Method
+	// Limits are the limits of every object of the type.
+	Limits Limits
+	// DefaultName is the name of the object that calls without a key reach;
+	// empty when they are refused.
+	DefaultName string
+	// KeyHeaders are further request headers that may carry the name.
+	KeyHeaders []string
+}
+
+// Limits bound one object. Zero fields mean the defaults.
+type Limits struct {
+	// MaxQueuedCalls is how many calls may wait for their turn. Default 1024.
+	MaxQueuedCalls int
+	// MaxQueuedBytes is how many bytes of requests may wait. Default 64 MiB.
+	MaxQueuedBytes int64
+	// MaxQueueWait is how long a call may wait for its turn. Default 30 s.
+	MaxQueueWait time.Duration
+	// HandlerTimeout is the deadline of a unary handler, where the caller set
+	// none that is earlier. Default 30 s.
+	HandlerTimeout time.Duration
+	// ConstructorTimeout is how long a constructor may run. Default 30 s.
+	ConstructorTimeout time.Duration
+	// GateTimeout is how long a reply waits for the commits ahead of it.
+	// Default 30 s.
+	GateTimeout time.Duration
+	// MaxKeyBytes is the length of the longest key. Default 2 KiB.
+	MaxKeyBytes int
+	// MaxValueBytes is the length of the longest value. Default 2 MiB.
+	MaxValueBytes int
+	// MaxBatchKeys is how many keys one call of GetMany, PutMany or DeleteMany
+	// takes. Default 128.
+	MaxBatchKeys int
+}
+
+// WithDefaults returns l with its zero fields set to the defaults.
+func (l Limits) WithDefaults() Limits {
+	setDefault(&l.MaxQueuedCalls, 1024)
+	setDefault(&l.MaxQueuedBytes, 64<<20)
+	setDefault(&l.MaxQueueWait, 30*time.Second)
+	setDefault(&l.HandlerTimeout, 30*time.Second)
+	setDefault(&l.ConstructorTimeout, 30*time.Second)
+	setDefault(&l.GateTimeout, 30*time.Second)
+	setDefault(&l.MaxKeyBytes, DefaultMaxKeyBytes)
+	setDefault(&l.MaxValueBytes, DefaultMaxValueBytes)
+	setDefault(&l.MaxBatchKeys, DefaultMaxBatchKeys)
+	return l
+}
+
+func setDefault[T comparable](v *T, value T) {
+	var zero T
+	if *v == zero {
+		*v = value
+	}
+}
+
+// An ObjectOption changes how an object type is served.
+type ObjectOption interface{ applyToObject(*ObjectType) }
+
+type objectOption func(*ObjectType)
+
+func (f objectOption) applyToObject(t *ObjectType) { f(t) }
+
+// WithLimits sets the limits of each object of the type. Zero fields keep the
+// defaults.
+func WithLimits(l Limits) ObjectOption {
+	return objectOption(func(t *ObjectType) { t.Limits = l })
+}
+
+// WithDefaultName makes calls without a key reach the object of that name,
+// instead of being refused.
+func WithDefaultName(name string) ObjectOption {
+	return objectOption(func(t *ObjectType) { t.DefaultName = name })
+}
+
+// WithKeyHeader makes a request header carry the name of the object, percent
+// encoded, beside Durable-Name. It can be given more than once.
+func WithKeyHeader(header string) ObjectOption {
+	return objectOption(func(t *ObjectType) { t.KeyHeaders = append(t.KeyHeaders, header) })
+}
+
+// Register describes an object type to r: its stored name, its schema, its
+// constructor, which is called once for each activation, and its methods.
+// Generated code calls it.
+func Register[H any, T ~struct{ Tx }](
+	r Registrar,
+	name string,
+	service protoreflect.ServiceDescriptor,
+	newHandler func(context.Context, T) (H, error),
+	opts []ObjectOption,
+	methods ...Method,
+) error {
+	if newHandler == nil {
+		return fmt.Errorf("durable: register %s: the constructor is nil", name)
+	}
+	t := &ObjectType{
+		Name:    name,
+		Service: service,
+		New: func(ctx context.Context, tx Tx) (any, error) {
+			h, err := newHandler(ctx, T(struct{ Tx }{tx}))
+			if err != nil {
+				return nil, err
+			}
+			if any(h) == nil {
+				return nil, errors.New("the constructor returned nil")
+			}
+			return h, nil
+		},
+		Methods: methods,
+	}
+	for _, opt := range opts {
+		opt.applyToObject(t)
+	}
+	t.Limits = t.Limits.WithDefaults()
+	if err := t.complete(); err != nil {
+		return fmt.Errorf("durable: register %s: %w", name, err)
+	}
+	return r.RegisterObject(t)
+}
+
+var typeName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,127}$`)
+
+// complete checks t and fills in what the schema says of its methods.
+func (t *ObjectType) complete() error {
+	if !typeName.MatchString(t.Name) {
+		return fmt.Errorf("the type name %q is not 1 to 128 letters, digits, '_', '-' and '.', beginning with a letter", t.Name)
+	}
+	if t.DefaultName != "" {
+		if err := CheckName(t.DefaultName); err != nil {
+			return err
+		}
+	}
+	descs := t.Service.Methods()
+	if descs.Len() != len(t.Methods) {
+		return fmt.Errorf("%d methods were given, the service has %d", len(t.Methods), descs.Len())
+	}
+	for i := range t.Methods {
+		m := &t.Methods[i]
+		prefix := "/" + string(t.Service.FullName()) + "/"
+		if len(m.Procedure) <= len(prefix) || m.Procedure[:len(prefix)] != prefix {
+			return fmt.Errorf("method %s is of another service", m.Procedure)
+		}
+		desc := descs.ByName(protoreflect.Name(m.Procedure[len(prefix):]))
+		if desc == nil {
+			return fmt.Errorf("the service has no method %s", m.Procedure)
+		}
+		if desc.IsStreamingClient() != m.ClientStream || desc.IsStreamingServer() != m.ServerStream {
+			return fmt.Errorf("method %s streams in another direction than its schema says", m.Procedure)
+		}
+		m.Desc = desc
+		m.KeyField, m.KeyKind = keyField(desc.Input())
+	}
+	return nil
+}
+
+// keyField returns the field of a request that holds the key, nil if it has
+// none.
+func keyField(msg protoreflect.MessageDescriptor) (protoreflect.FieldDescriptor, durablev1.KeyKind) {
+	for i := range msg.Fields().Len() {
+		field := msg.Fields().Get(i)
+		opts, ok := field.Options().(*descriptorpb.FieldOptions)
+		if !ok || !proto.HasExtension(opts, durablev1.E_Field) {
+			continue
+		}
+		ext, _ := proto.GetExtension(opts, durablev1.E_Field).(*durablev1.FieldOptions)
+		if kind := ext.GetKey(); kind != durablev1.KeyKind_KEY_KIND_UNSPECIFIED {
+			return field, kind
+		}
+	}
+	return nil, durablev1.KeyKind_KEY_KIND_UNSPECIFIED
+}
