@@ -111,8 +111,9 @@ func WithDefaultName(name string) ObjectOption {
 	return objectOption(func(t *ObjectType) { t.DefaultName = name })
 }
 
-// WithKeyHeader makes a request header carry the name of the object, percent
-// encoded, beside Durable-Name. It can be given more than once.
+// WithKeyHeader makes a request header carry the name of the object, as it is,
+// beside Durable-Name, whose value is percent-encoded. It can be given more than
+// once.
 func WithKeyHeader(header string) ObjectOption {
 	return objectOption(func(t *ObjectType) { t.KeyHeaders = append(t.KeyHeaders, header) })
 }

@@ -161,7 +161,7 @@ type ErrorInfo struct {
 	Overloaded bool `protobuf:"varint,6,opt,name=overloaded,proto3" json:"overloaded,omitempty"`
 	// The object in memory was dropped; the next call starts from what is
 	// stored.
-	Reset_ bool `protobuf:"varint,7,opt,name=reset,proto3" json:"reset,omitempty"`
+	ObjectReset bool `protobuf:"varint,7,opt,name=object_reset,json=objectReset,proto3" json:"object_reset,omitempty"`
 	// Whether the call took effect cannot be known from this answer.
 	OutcomeUnknown bool `protobuf:"varint,8,opt,name=outcome_unknown,json=outcomeUnknown,proto3" json:"outcome_unknown,omitempty"`
 	// The limit that was exceeded, where there is one.
@@ -245,9 +245,9 @@ func (x *ErrorInfo) GetOverloaded() bool {
 	return false
 }
 
-func (x *ErrorInfo) GetReset_() bool {
+func (x *ErrorInfo) GetObjectReset() bool {
 	if x != nil {
-		return x.Reset_
+		return x.ObjectReset
 	}
 	return false
 }
@@ -342,7 +342,7 @@ var File_durable_v1_errors_proto protoreflect.FileDescriptor
 const file_durable_v1_errors_proto_rawDesc = "" +
 	"\n" +
 	"\x17durable/v1/errors.proto\x12\n" +
-	"durable.v1\"\xce\x02\n" +
+	"durable.v1\"\xdb\x02\n" +
 	"\tErrorInfo\x12/\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x17.durable.v1.ErrorReasonR\x06reason\x12\x1f\n" +
 	"\vobject_type\x18\x02 \x01(\tR\n" +
@@ -352,8 +352,8 @@ const file_durable_v1_errors_proto_rawDesc = "" +
 	"\tretryable\x18\x05 \x01(\bR\tretryable\x12\x1e\n" +
 	"\n" +
 	"overloaded\x18\x06 \x01(\bR\n" +
-	"overloaded\x12\x14\n" +
-	"\x05reset\x18\a \x01(\bR\x05reset\x12'\n" +
+	"overloaded\x12!\n" +
+	"\fobject_reset\x18\a \x01(\bR\vobjectReset\x12'\n" +
 	"\x0foutcome_unknown\x18\b \x01(\bR\x0eoutcomeUnknown\x12'\n" +
 	"\x05limit\x18\t \x01(\v2\x11.durable.v1.LimitR\x05limit\x12\x14\n" +
 	"\x05chain\x18\n" +
