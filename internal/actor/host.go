@@ -1,0 +1,295 @@
+package actor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	durable "github.com/durable-go/durable"
+	"github.com/durable-go/durable/storage"
+)
+
+// Options configure a [Host]. The zero value is usable, except that handlers
+// can call no other objects without a Conn.
+type Options struct {
+	// Conn carries the calls that handlers make through their [durable.Tx].
+	Conn durable.Conn
+	// Logger gets panics and failures of the store. Default: nothing.
+	Logger *slog.Logger
+}
+
+// A Host runs the objects of one storage session. Its methods may be called by
+// several goroutines at once.
+type Host struct {
+	session storage.Session
+	info    storage.Info
+	conn    durable.Conn
+	log     *slog.Logger
+
+	shards [storage.Shards]ownedShard
+	table  [64]bucket
+
+	mu struct {
+		sync.Mutex
+		types    map[string]*Type
+		draining bool
+		calls    int           // calls and streams under way
+		idle     chan struct{} // closed when draining and calls is 0
+	}
+	drain     context.Context // ended when draining begins, for streams
+	stopDrain context.CancelCauseFunc
+}
+
+type ownedShard struct {
+	shard atomic.Pointer[shardHandle]
+	mu    struct {
+		sync.Mutex
+		tried time.Time // last attempt to get a lost shard back
+	}
+}
+
+// A shardHandle is one period of ownership.
+type shardHandle struct{ storage.Shard }
+
+func (s *shardHandle) lost() bool {
+	select {
+	case <-s.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+type bucket struct {
+	mu struct {
+		sync.Mutex
+		objects map[storage.ObjectID]*object
+	}
+}
+
+// A Type is an object type that a host serves.
+type Type struct {
+	*durable.ObjectType
+	id storage.TypeID
+}
+
+// StorageID returns the number that the store gave to the type.
+func (t *Type) StorageID() storage.TypeID { return t.id }
+
+// NewHost claims every shard that session can get and returns a host for their
+// objects.
+func NewHost(ctx context.Context, info storage.Info, session storage.Session, opts Options) (*Host, error) {
+	h := &Host{session: session, info: info, conn: opts.Conn, log: opts.Logger}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	h.mu.types = map[string]*Type{}
+	h.drain, h.stopDrain = context.WithCancelCause(context.Background())
+	want := make([]storage.ShardID, storage.Shards)
+	for i := range want {
+		want[i] = storage.ShardID(i)
+	}
+	got, err := session.Claim(ctx, want)
+	if err != nil {
+		return nil, fmt.Errorf("claim shards: %w", err)
+	}
+	for _, s := range got {
+		h.shards[s.ID()].shard.Store(&shardHandle{s})
+	}
+	return h, nil
+}
+
+// Register adds an object type and returns what calls refer to it by.
+func (h *Host) Register(ctx context.Context, t *durable.ObjectType) (*Type, error) {
+	id, err := h.session.Type(ctx, t.Name)
+	if err != nil {
+		return nil, fmt.Errorf("register object type %s: %w", t.Name, err)
+	}
+	typ := &Type{ObjectType: t, id: id}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, ok := h.mu.types[t.Name]; ok {
+		return nil, fmt.Errorf("register object type %s: it is registered already", t.Name)
+	}
+	h.mu.types[t.Name] = typ
+	return typ, nil
+}
+
+// reclaimPause is how long a host waits before it tries again to get a lost
+// shard back.
+const reclaimPause = time.Second
+
+// shard returns the shard if this host owns it, and tries to get back one that
+// was lost. Otherwise it returns [durable.ErrNotOwner].
+func (h *Host) shard(ctx context.Context, id storage.ShardID) (*shardHandle, error) {
+	owned := &h.shards[id]
+	if s := owned.shard.Load(); s != nil && !s.lost() {
+		return s, nil
+	}
+	owned.mu.Lock()
+	defer owned.mu.Unlock()
+	if s := owned.shard.Load(); s != nil && !s.lost() {
+		return s, nil
+	}
+	if now := time.Now(); owned.mu.tried.IsZero() || now.Sub(owned.mu.tried) >= reclaimPause {
+		owned.mu.tried = now
+		got, err := h.session.Claim(ctx, []storage.ShardID{id})
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", durable.ErrNotOwner, err)
+		}
+		if len(got) == 1 {
+			s := &shardHandle{got[0]}
+			owned.shard.Store(s)
+			return s, nil
+		}
+	}
+	return nil, durable.ErrNotOwner
+}
+
+// confirm returns nil if this host may answer from memory: it still owns the
+// shard.
+func (h *Host) confirm(ctx context.Context, s *shardHandle) error {
+	if s.lost() {
+		return durable.ErrNotOwner
+	}
+	if lease := h.session.Lease(); !lease.IsZero() && !time.Now().Before(lease) {
+		if err := s.Confirm(ctx); err != nil {
+			return fmt.Errorf("%w: %w", durable.ErrNotOwner, err)
+		}
+	}
+	return nil
+}
+
+// start counts a call in. Calls from within a running one are let through while
+// the host drains, so that turns can finish.
+func (h *Host) start(nested bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.mu.draining && !nested {
+		return durable.ErrDraining
+	}
+	h.mu.calls++
+	return nil
+}
+
+func (h *Host) finish() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mu.calls--
+	if h.mu.calls == 0 && h.mu.draining {
+		close(h.mu.idle)
+		h.mu.idle = make(chan struct{}) // nothing closes twice
+	}
+}
+
+// Drain refuses new calls with [durable.ErrDraining], ends the contexts of open
+// streams with it, and returns when no call is under way or ctx ends.
+func (h *Host) Drain(ctx context.Context) error {
+	h.mu.Lock()
+	h.mu.draining = true
+	if h.mu.idle == nil {
+		h.mu.idle = make(chan struct{})
+	}
+	idle, calls := h.mu.idle, h.mu.calls
+	h.mu.Unlock()
+	h.stopDrain(durable.ErrDraining)
+	if calls == 0 {
+		return nil
+	}
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return fmt.Errorf("drain: %d calls are still under way: %w", h.mu.calls, ctx.Err())
+	}
+}
+
+// object returns the entry of an object, making it if needed. The caller gives
+// it back with release.
+func (h *Host) object(typ *Type, id durable.ID, name string) *object {
+	sid := storage.ObjectID{Type: typ.id, ID: id}
+	b := h.bucket(sid)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	o := b.mu.objects[sid]
+	if o == nil {
+		if b.mu.objects == nil {
+			b.mu.objects = map[storage.ObjectID]*object{}
+		}
+		o = &object{host: h, typ: typ, id: sid, shardID: sid.Shard()}
+		b.mu.objects[sid] = o
+	}
+	o.refs++
+	if name != "" && o.calledBy == "" {
+		o.calledBy = name
+	}
+	return o
+}
+
+// release gives an entry back. One that holds neither an activation nor
+// anything to wait for is forgotten.
+func (h *Host) release(o *object) {
+	b := h.bucket(o.id)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	o.refs--
+	if o.refs == 0 && o.forgettable() {
+		delete(b.mu.objects, o.id)
+	}
+}
+
+func (h *Host) bucket(id storage.ObjectID) *bucket {
+	return &h.table[id.ID[8]%uint8(len(h.table))]
+}
+
+// Evict drops the activation of an object after the turns that came before, and
+// waits until everything it committed is durable. It reports whether there was
+// one. What the object keeps in memory is gone; what it stored stays.
+func (h *Host) Evict(ctx context.Context, typ *Type, id durable.ID) (bool, error) {
+	o := h.object(typ, id, "")
+	defer h.release(o)
+	if err := o.enter(ctx, exclusive, 0, false); err != nil {
+		return false, err
+	}
+	o.mu.Lock()
+	act := o.act
+	o.act = nil
+	last := o.last
+	o.queue.leave(exclusive)
+	o.mu.Unlock()
+	if last != nil {
+		select {
+		case <-last.Done():
+		case <-ctx.Done():
+			return act != nil, ctx.Err()
+		}
+	}
+	return act != nil, nil
+}
+
+// Active returns how many objects are in memory.
+func (h *Host) Active() int {
+	n := 0
+	for i := range h.table {
+		b := &h.table[i]
+		b.mu.Lock()
+		for _, o := range b.mu.objects {
+			o.mu.Lock()
+			if o.act != nil {
+				n++
+			}
+			o.mu.Unlock()
+		}
+		b.mu.Unlock()
+	}
+	return n
+}
+
+// notOwner tells whether a storage error means that the shard is gone.
+func notOwner(err error) bool { return errors.Is(err, storage.ErrLost) }

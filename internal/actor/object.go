@@ -1,0 +1,339 @@
+package actor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	durable "github.com/durable-go/durable"
+	"github.com/durable-go/durable/storage"
+)
+
+// An object is the entry of one object in the host's table. It outlives its
+// activations: the queue and the output gate belong to it.
+type object struct {
+	host    *Host
+	typ     *Type
+	id      storage.ObjectID
+	shardID storage.ShardID
+
+	// The lock of the table guards these two.
+
+	refs     int
+	calledBy string // the name that callers used, if any
+
+	mu    sync.Mutex // guards the rest
+	queue queue
+	act   *activation // nil: not in memory
+	// last is the newest commit; confirmed the newest that replies wait for.
+	last, confirmed *storage.Pending
+}
+
+// An activation is an object in memory.
+type activation struct {
+	handler any
+	shard   *shardHandle
+	name    string
+	exists  bool      // a commit made the object, or one is under way
+	created time.Time // when it exists
+	renamed bool      // the stored record lacks the name
+	// ended says why the activation was ended while turns of it may run; nil
+	// while it lives.
+	ended atomic.Pointer[endedError]
+}
+
+type endedError struct{ err error }
+
+// end ends the activation for whoever still uses it.
+func (a *activation) end(err error) { a.ended.CompareAndSwap(nil, &endedError{err}) }
+
+// err returns why the activation ended, nil while it lives.
+func (a *activation) err() error {
+	if e := a.ended.Load(); e != nil {
+		return e.err
+	}
+	return nil
+}
+
+func (o *object) durableID() durable.ID { return o.id.ID }
+
+// forgettable reports whether nothing is lost with the entry.
+func (o *object) forgettable() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.act != nil {
+		return false
+	}
+	if o.last == nil {
+		return true
+	}
+	done, _ := o.last.Resolved()
+	return done
+}
+
+// retire drops the activation, so that the next turn makes a new one. Turns
+// that run on it go on.
+func (o *object) retire(act *activation) {
+	o.mu.Lock()
+	if o.act == act {
+		o.act = nil
+	}
+	o.mu.Unlock()
+}
+
+// reset ends the activation: the turns that run on it, and every call that
+// waits, fail with err.
+func (o *object) reset(act *activation, err error) {
+	act.end(err)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.act == act {
+		o.act = nil
+		o.queue.fail(err)
+	}
+}
+
+// begin waits for a turn and makes sure that the object is in memory. When only
+// is not nil the turn must be one of that activation.
+func (o *object) begin(ctx context.Context, want access, bytes int64, only *activation) (*activation, error) {
+	a := want
+	for {
+		if a == shared && !o.active() {
+			a = exclusive // to run the constructor first
+		}
+		if err := o.enter(ctx, a, bytes, only != nil); err != nil {
+			return nil, err
+		}
+		act, err := o.settled(ctx)
+		if err == nil && only != nil && act != only {
+			err = o.whyEnded(only)
+		}
+		if err == nil && act == nil {
+			if a == shared { // it was dropped while this turn waited
+				o.leave(a)
+				a = exclusive
+				continue
+			}
+			act, err = o.activate(ctx)
+		}
+		if err != nil {
+			o.leave(a)
+			return nil, err
+		}
+		if a != want {
+			o.mu.Lock()
+			o.queue.downgrade()
+			o.mu.Unlock()
+		}
+		return act, nil
+	}
+}
+
+func (o *object) whyEnded(act *activation) error {
+	if err := act.err(); err != nil {
+		return err
+	}
+	return durable.ErrReset
+}
+
+func (o *object) active() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.act != nil
+}
+
+// settled returns the activation, after dropping one whose commits failed or
+// whose shard was lost.
+func (o *object) settled(ctx context.Context) (*activation, error) {
+	o.mu.Lock()
+	act, last := o.act, o.last
+	o.mu.Unlock()
+	if last != nil {
+		if done, err := last.Resolved(); done {
+			o.mu.Lock()
+			if o.last == last { // nothing to wait for any more
+				o.last, o.confirmed = nil, nil
+			}
+			o.mu.Unlock()
+			if err != nil && act != nil {
+				act.end(commitFailed(err))
+				o.retire(act)
+				act = nil
+			}
+		}
+	}
+	if act != nil && act.shard.lost() {
+		act.end(durable.ErrNotOwner)
+		o.retire(act)
+		act = nil
+	}
+	return act, nil
+}
+
+// activate runs the constructor, in the exclusive turn that the caller holds.
+// When it fails, every waiting call fails with it.
+func (o *object) activate(ctx context.Context) (*activation, error) {
+	// The constructor serves every waiting call, so it does not end with the
+	// one that came first.
+	ctx = context.WithoutCancel(ctx)
+	act, err := o.construct(ctx)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err != nil {
+		o.queue.fail(err)
+		return nil, err
+	}
+	o.act = act
+	return act, nil
+}
+
+func (o *object) construct(ctx context.Context) (*activation, error) {
+	shard, err := o.host.shard(ctx, o.shardID)
+	if err != nil {
+		return nil, err
+	}
+	meta, exists, err := shard.Meta(ctx, o.id)
+	if err != nil {
+		return nil, readFailed("load the object", err)
+	}
+	act := &activation{shard: shard, name: meta.Name, exists: exists, created: meta.Created}
+	if act.name == "" {
+		act.name = o.callerName()
+		act.renamed = exists && act.name != ""
+	}
+	l, err := o.extend(chainOf(ctx))
+	if err != nil {
+		return nil, err
+	}
+	t := newTurn(o, act, exclusive, l)
+	timeout := o.typ.Limits.ConstructorTimeout
+	hctx := newHandlerContext(ctx, timeout, t.start, l)
+	defer hctx.end()
+
+	result := make(chan error, 1)
+	go func() {
+		exit := func(err error) { result <- err }
+		exit(t.call(func() (err error) {
+			act.handler, err = o.typ.New(hctx, txHandle{t})
+			return err
+		}, exit))
+	}()
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case err = <-result:
+	case <-timer.C:
+		t.stop()
+		ms := timeout.Milliseconds()
+		return nil, &durable.ConstructorError{Err: &durable.OverloadError{Limit: "milliseconds in the constructor", Max: ms, Actual: ms}}
+	}
+	if err == nil {
+		err = t.commit()
+	}
+	t.stop()
+	if err != nil {
+		t.discard()
+		return nil, &durable.ConstructorError{Err: err}
+	}
+	return act, nil
+}
+
+// callerName returns the name that callers used, if any.
+func (o *object) callerName() string {
+	b := o.host.bucket(o.id)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return o.calledBy
+}
+
+// inTurn runs fn in a turn and ends it: what it wrote is committed when fn
+// returns nil, or an error of [durable.Keep], and rolled back otherwise. It
+// returns what a reply has to wait for before it may leave; when the turn never
+// began, nothing.
+func (o *object) inTurn(ctx context.Context, a access, bytes int64, l *link, only *activation, fn func(t *turn) error) (mark, error) {
+	act, err := o.begin(ctx, a, bytes, only)
+	if err != nil {
+		return mark{}, err
+	}
+	t := newTurn(o, act, a, l)
+	err = t.call(func() error { return fn(t) }, func(err error) { _, _ = t.finish(err) })
+	return t.finish(err)
+}
+
+// A mark is a point in what an object committed: a reply that was made there
+// waits until everything up to it is durable.
+type mark struct {
+	act     *activation
+	pending *storage.Pending // nil: nothing to wait for
+	wrote   bool             // the commits show that the object was owned
+}
+
+// now returns the mark of everything committed so far.
+func (o *object) now(act *activation) mark {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return mark{act: act, pending: o.confirmed}
+}
+
+// await returns when everything up to the mark is durable. A failure of the
+// commit, or one that takes longer than the gate waits, resets the object.
+func (o *object) await(ctx context.Context, m mark) error {
+	if m.act == nil {
+		return nil
+	}
+	done, err := true, error(nil)
+	if m.pending != nil {
+		done, err = m.pending.Resolved()
+	}
+	if !done {
+		limit := o.typ.Limits.GateTimeout
+		timeout := time.NewTimer(limit)
+		defer timeout.Stop()
+		select {
+		case <-m.pending.Done():
+			_, err = m.pending.Resolved()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-timeout.C:
+			err = fmt.Errorf("%w: more than %v", durable.ErrGateTimeout, limit)
+		}
+	}
+	if err != nil {
+		err = commitFailed(err)
+		o.reset(m.act, err)
+		return err
+	}
+	if !m.wrote {
+		return o.host.confirm(ctx, m.act.shard)
+	}
+	return nil
+}
+
+func commitFailed(err error) error {
+	if errors.Is(err, durable.ErrCommitFailed) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", durable.ErrCommitFailed, err)
+}
+
+func readFailed(what string, err error) error {
+	if notOwner(err) {
+		return fmt.Errorf("%w: %s: %w", durable.ErrNotOwner, what, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// recovered turns what a handler panicked with into an error.
+func (t *turn) recovered(v any) error {
+	if abort, ok := v.(*abortPanic); ok && abort.turn == t {
+		return &durable.AbortError{Reason: abort.reason}
+	}
+	err := &durable.PanicError{Value: v, Stack: debug.Stack()}
+	t.o.host.log.Error("handler panicked", "type", t.o.typ.Name, "id", t.o.durableID().String(),
+		"panic", fmt.Sprint(v), "stack", string(err.Stack))
+	return err
+}

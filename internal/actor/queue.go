@@ -1,0 +1,158 @@
+package actor
+
+import (
+	"context"
+	"time"
+
+	durable "github.com/durable-go/durable"
+)
+
+// access says what a turn may do beside others.
+type access uint8
+
+const (
+	exclusive access = iota // alone
+	shared                  // with other shared turns
+)
+
+// A queue admits turns of one object, first come, first served. The object's
+// lock guards it.
+type queue struct {
+	writer  bool // an exclusive turn runs
+	readers int  // shared turns that run
+	waiting []*waiter
+	bytes   int64 // of the requests waiting
+}
+
+type waiter struct {
+	access access
+	bytes  int64
+	ready  chan error // gets nil when the turn may begin, or why it never will
+}
+
+// admit lets a turn begin at once if nothing stands before it.
+func (q *queue) admit(a access) bool {
+	if len(q.waiting) > 0 || !q.free(a) {
+		return false
+	}
+	q.take(a)
+	return true
+}
+
+func (q *queue) free(a access) bool {
+	return !q.writer && (a == shared || q.readers == 0)
+}
+
+func (q *queue) take(a access) {
+	if a == shared {
+		q.readers++
+	} else {
+		q.writer = true
+	}
+}
+
+// leave ends a turn and begins those that it kept waiting.
+func (q *queue) leave(a access) {
+	if a == shared {
+		q.readers--
+	} else {
+		q.writer = false
+	}
+	q.next()
+}
+
+// downgrade turns the running exclusive turn into a shared one.
+func (q *queue) downgrade() {
+	q.writer = false
+	q.readers++
+	q.next()
+}
+
+func (q *queue) next() {
+	for len(q.waiting) > 0 && q.free(q.waiting[0].access) {
+		w := q.waiting[0]
+		q.waiting[0] = nil
+		q.waiting = q.waiting[1:]
+		q.bytes -= w.bytes
+		q.take(w.access)
+		w.ready <- nil
+	}
+	if len(q.waiting) == 0 {
+		q.waiting = nil
+	}
+}
+
+// remove takes a waiter out of the queue and reports whether it was still
+// there.
+func (q *queue) remove(w *waiter) bool {
+	for i, other := range q.waiting {
+		if other == w {
+			q.waiting = append(q.waiting[:i:i], q.waiting[i+1:]...)
+			q.bytes -= w.bytes
+			q.next() // what w held up may begin
+			return true
+		}
+	}
+	return false
+}
+
+// fail refuses every waiter.
+func (q *queue) fail(err error) {
+	for _, w := range q.waiting {
+		w.ready <- err
+	}
+	q.waiting, q.bytes = nil, 0
+}
+
+// enter waits until a turn of the object may begin. A call that is already
+// under way, and only comes back to its object, is not refused for the length
+// of the queue.
+func (o *object) enter(ctx context.Context, a access, bytes int64, returning bool) error {
+	limits := &o.typ.Limits
+	o.mu.Lock()
+	if o.queue.admit(a) {
+		o.mu.Unlock()
+		return nil
+	}
+	if !returning {
+		if n := len(o.queue.waiting); n >= limits.MaxQueuedCalls {
+			o.mu.Unlock()
+			return &durable.OverloadError{Limit: "queued calls", Max: int64(limits.MaxQueuedCalls), Actual: int64(n)}
+		}
+		if n := o.queue.bytes + bytes; n > limits.MaxQueuedBytes {
+			o.mu.Unlock()
+			return &durable.OverloadError{Limit: "queued bytes", Max: limits.MaxQueuedBytes, Actual: n}
+		}
+	}
+	w := &waiter{access: a, bytes: bytes, ready: make(chan error, 1)}
+	o.queue.waiting = append(o.queue.waiting, w)
+	o.queue.bytes += bytes
+	o.mu.Unlock()
+
+	timeout := time.NewTimer(limits.MaxQueueWait)
+	defer timeout.Stop()
+	var err error
+	select {
+	case err = <-w.ready:
+		return err
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-timeout.C:
+		wait := limits.MaxQueueWait.Milliseconds()
+		err = &durable.OverloadError{Limit: "milliseconds in the queue", Max: wait, Actual: wait}
+	}
+	o.mu.Lock()
+	removed := o.queue.remove(w)
+	o.mu.Unlock()
+	if !removed && <-w.ready == nil {
+		o.leave(a) // it was admitted just as it gave up
+	}
+	return err
+}
+
+// leave ends a turn.
+func (o *object) leave(a access) {
+	o.mu.Lock()
+	o.queue.leave(a)
+	o.mu.Unlock()
+}
