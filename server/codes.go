@@ -1,0 +1,203 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"connectrpc.com/connect/v2"
+	"connectrpc.com/connect/v2/connectproto"
+
+	durable "github.com/durable-go/durable"
+	durablev1 "github.com/durable-go/durable/gen/durable/v1"
+	"github.com/durable-go/durable/storage"
+)
+
+// A verdict is what a caller is told of an error.
+type verdict struct {
+	code    connect.Code
+	reason  durablev1.ErrorReason
+	message string // empty: the text of the error itself
+	flags   flags
+	limit   *durablev1.Limit
+	chain   []string
+}
+
+type flags uint8
+
+const (
+	retryable flags = 1 << iota
+	overloaded
+	reset
+	outcomeUnknown
+	byHandler
+)
+
+// sentinels is the one table of codes for errors without data of their own. The
+// first that matches counts.
+var sentinels = []struct {
+	err error
+	verdict
+}{
+	{durable.ErrGateTimeout, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_COMMIT_FAILED,
+		message: "storage took too long; whether the call took effect is unknown",
+		flags:   outcomeUnknown | reset | overloaded}},
+	{durable.ErrCommitFailed, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_COMMIT_FAILED,
+		message: "the commit failed; whether the call took effect is unknown",
+		flags:   outcomeUnknown | reset}},
+	{durable.ErrDraining, verdict{code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_DRAINING,
+		message: "the server is shutting down", flags: retryable}},
+	{durable.ErrNotOwner, verdict{code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER,
+		message: "the object is not served here now", flags: retryable | reset}},
+	{durable.ErrReset, verdict{code: connect.CodeAborted, reason: durablev1.ErrorReason_ERROR_REASON_RESET,
+		message: "the object was reset", flags: reset}},
+	{durable.ErrTxDone, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_TX_DONE}},
+	{durable.ErrMethodUnknown, verdict{code: connect.CodeUnimplemented, reason: durablev1.ErrorReason_ERROR_REASON_METHOD_UNKNOWN}},
+	{durable.ErrUnimplemented, verdict{code: connect.CodeUnimplemented, reason: durablev1.ErrorReason_ERROR_REASON_METHOD_UNKNOWN}},
+	{durable.ErrCallInSavepoint, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
+	{durable.ErrDeleteAllInSavepoint, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
+	{durable.ErrInvalidArgument, verdict{code: connect.CodeInvalidArgument, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
+	{storage.ErrNoSpace, verdict{code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT,
+		message: "the disk of the server is full; nothing was written"}},
+	{storage.ErrTooLarge, verdict{code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT,
+		message: "the call writes more than one commit can hold; nothing was written"}},
+	{storage.ErrCorrupt, verdict{code: connect.CodeDataLoss, reason: durablev1.ErrorReason_ERROR_REASON_DATA_LOSS,
+		message: "stored data of the object does not verify"}},
+	{storage.ErrLost, verdict{code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER,
+		message: "the object is not served here now", flags: reset}},
+	{storage.ErrUnavailable, verdict{code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_UNSPECIFIED,
+		message: "storage cannot be read now"}},
+	{storage.ErrInvalid, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE,
+		message: "the runtime asked storage for something invalid"}},
+	{context.DeadlineExceeded, verdict{code: connect.CodeDeadlineExceeded, message: "the deadline passed"}},
+	{context.Canceled, verdict{code: connect.CodeCanceled, message: "the caller went away"}},
+}
+
+// judge decides what the caller is told of err.
+func judge(err error) (v verdict) {
+	var (
+		keyErr      *durable.KeyError
+		limit       *durable.LimitError
+		overload    *durable.OverloadError
+		chain       *durable.ChainError
+		constructor *durable.ConstructorError
+		panicked    *durable.PanicError
+		abort       *durable.AbortError
+		stored      *storage.LimitError
+		coded       *connect.Error
+	)
+	switch {
+	case errors.As(err, &constructor):
+		v = judge(constructor.Err)
+		if v.message == "" {
+			v.message = text(constructor.Err)
+		}
+		v.message = "the constructor of the object failed: " + v.message
+		v.reason = durablev1.ErrorReason_ERROR_REASON_CONSTRUCTOR_FAILED
+		v.flags |= reset
+	case errors.As(err, &coded):
+		if coded.IsRemote() {
+			// What another server said of our call is not our answer to this one.
+			return verdict{code: connect.CodeUnknown, message: "a call that the handler made failed", flags: byHandler}
+		}
+		v = verdict{code: coded.Code(), message: coded.Message(), flags: byHandler}
+	case errors.As(err, &keyErr):
+		v = verdict{code: connect.CodeInvalidArgument, reason: keyReasons[keyErr.Problem], message: text(keyErr)}
+	case errors.As(err, &overload):
+		v = verdict{code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_OVERLOADED, message: text(overload)}
+		v.flags = overloaded | retryable
+		v.limit = &durablev1.Limit{Name: overload.Limit, Max: overload.Max, Actual: overload.Actual}
+	case errors.As(err, &limit):
+		v = verdict{code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT, message: text(limit)}
+		v.limit = &durablev1.Limit{Name: limit.Name, Max: limit.Max, Actual: limit.Actual}
+	case errors.As(err, &stored) && errors.Is(stored.Err, storage.ErrTooLarge):
+		v = verdict{code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT, message: stored.Error()}
+		v.limit = &durablev1.Limit{Name: stored.What, Max: stored.Max, Actual: stored.Actual}
+	case errors.As(err, &chain):
+		v = verdict{code: connect.CodeFailedPrecondition, reason: durablev1.ErrorReason_ERROR_REASON_CALL_DEPTH, message: text(chain)}
+		if chain.Cycle {
+			v.reason = durablev1.ErrorReason_ERROR_REASON_CALL_CYCLE
+		}
+		v.chain = chain.Chain
+	case errors.As(err, &panicked):
+		v = verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_PANIC, message: text(panicked)}
+		v.flags = reset
+	case errors.As(err, &abort):
+		v = verdict{code: connect.CodeAborted, reason: durablev1.ErrorReason_ERROR_REASON_RESET, message: text(abort)}
+		v.flags = reset
+	default:
+		for _, s := range sentinels {
+			if errors.Is(err, s.err) {
+				return s.verdict
+			}
+		}
+		return verdict{code: connect.CodeUnknown, message: err.Error(), flags: byHandler}
+	}
+	return v
+}
+
+var keyReasons = map[durable.KeyProblem]durablev1.ErrorReason{
+	durable.KeyMissing:   durablev1.ErrorReason_ERROR_REASON_KEY_MISSING,
+	durable.KeyConflict:  durablev1.ErrorReason_ERROR_REASON_KEY_CONFLICT,
+	durable.KeyInvalid:   durablev1.ErrorReason_ERROR_REASON_KEY_INVALID,
+	durable.KeyWrongType: durablev1.ErrorReason_ERROR_REASON_ID_WRONG_TYPE,
+}
+
+func text(err error) string { return strings.TrimPrefix(err.Error(), "durable: ") }
+
+// An innerError is what a call within the process ends with. It tells errors that
+// the runtime made for an inner call from details that handlers made up.
+type innerError struct{ err *connect.Error }
+
+func (e *innerError) Error() string { return e.err.Error() }
+func (e *innerError) Unwrap() error { return e.err }
+
+// callError returns err as callers within the process see it.
+func callError(err error, r *route, id durable.ID) error {
+	return &innerError{wireError(err, r, id)}
+}
+
+// wireError returns err as the caller sees it: with a code, a text that is fit
+// for callers, and a [durablev1.ErrorInfo] of ours. r and id are what was found
+// out about the call, if anything.
+func wireError(err error, r *route, id durable.ID) *connect.Error {
+	var inner *innerError
+	if errors.As(err, &inner) { // the handler passes on what an inner call said
+		return inner.err
+	}
+	v := judge(err)
+	if v.message == "" && v.flags&byHandler == 0 {
+		v.message = text(err)
+	}
+	out := connect.NewError(v.code, v.message)
+	var coded *connect.Error
+	if errors.As(err, &coded) && !coded.IsRemote() {
+		for _, d := range coded.Details() {
+			if d.Type != infoType { // only the runtime speaks for itself
+				out = out.WithDetail(d)
+			}
+		}
+	}
+	info := &durablev1.ErrorInfo{
+		Reason:         v.reason,
+		Remote:         v.flags&byHandler != 0,
+		Retryable:      v.flags&retryable != 0,
+		Overloaded:     v.flags&overloaded != 0,
+		ObjectReset:    v.flags&reset != 0,
+		OutcomeUnknown: v.flags&outcomeUnknown != 0,
+		Limit:          v.limit,
+		Chain:          v.chain,
+	}
+	if r != nil {
+		info.ObjectType = r.typ.Name
+	}
+	if !id.IsZero() {
+		info.ObjectId = id.String()
+	}
+	if detail, derr := connectproto.NewErrorDetail(info); derr == nil {
+		out = out.WithDetail(detail)
+	}
+	return out
+}
+
+var infoType = string((*durablev1.ErrorInfo)(nil).ProtoReflect().Descriptor().FullName())

@@ -1,0 +1,201 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+
+	durable "github.com/durable-go/durable"
+	"github.com/durable-go/durable/internal/actor"
+)
+
+// conn calls the server's own objects from within the process.
+type conn struct{ s *Server }
+
+// CallUnary implements [durable.Conn].
+func (c conn) CallUnary(ctx context.Context, call *durable.Call, req, res proto.Message) error {
+	r, k, err := c.route(call)
+	if err != nil {
+		return err
+	}
+	own := proto.Clone(req)
+	if k, err = r.inner(k, own); err != nil {
+		return callError(err, r, durable.ID{})
+	}
+	r.fill(k, own)
+	ctx, info := localInfo(ctx, call)
+	err = c.s.host.Unary(ctx, actor.Call{Type: r.typ, Method: r.method, ID: k.id, Name: k.name, Bytes: int64(proto.Size(own))}, own, res)
+	deliver(call, info)
+	if err != nil {
+		return callError(err, r, k.id)
+	}
+	return nil
+}
+
+// route finds the method and the object of a call.
+func (c conn) route(call *durable.Call) (*route, key, error) {
+	value, ok := c.s.routes.Load(call.Method.Procedure)
+	if !ok {
+		err := fmt.Errorf("%w: %s", durable.ErrMethodUnknown, call.Method.Procedure)
+		return nil, key{}, callError(err, nil, durable.ID{})
+	}
+	r := value.(*route)
+	k := key{where: "stub"}
+	var err error
+	if name, ok := call.Object.Name(); ok {
+		if err = durable.CheckName(name); err == nil {
+			k.name, k.id = name, call.Object.ID()
+		}
+	} else {
+		k.id = call.Object.ID()
+		err = durable.CheckID(r.typ.Name, k.id)
+	}
+	if err == nil && call.Object.ObjectType() != r.typ.Name {
+		err = fmt.Errorf("%w: %s is of object type %s, and the stub of %s", durable.ErrMethodUnknown, call.Method.Procedure, r.typ.Name, call.Object.ObjectType())
+	}
+	if err != nil {
+		return nil, key{}, callError(err, r, durable.ID{})
+	}
+	return r, k, nil
+}
+
+// localInfo gives the handler a [durable.CallInfo] of its own where the call
+// has headers, or where it would see that of the handler that calls.
+func localInfo(ctx context.Context, call *durable.Call) (context.Context, *durable.CallInfo) {
+	asks := call.Header != nil || call.ResponseHeader != nil || call.ResponseTrailer != nil
+	if !asks && durable.CallInfoFromContext(ctx).Procedure == "" {
+		return ctx, nil
+	}
+	info := durable.NewCallInfo(call.Method.Procedure, func() http.Header { return call.Header.Clone() })
+	return durable.ContextWithCallInfo(ctx, info), info
+}
+
+// deliver hands response headers and trailers to the caller.
+func deliver(call *durable.Call, info *durable.CallInfo) {
+	if info == nil {
+		return
+	}
+	header, trailer := info.Response()
+	if call.ResponseHeader != nil {
+		*call.ResponseHeader = header
+	}
+	if call.ResponseTrailer != nil {
+		*call.ResponseTrailer = trailer
+	}
+}
+
+// OpenStream implements [durable.Conn].
+func (c conn) OpenStream(ctx context.Context, call *durable.Call) (durable.ClientStreamPort, error) {
+	r, k, err := c.route(call)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	p := &localStream{
+		ctx: ctx, cancel: cancel, call: call,
+		requests:  make(chan proto.Message),
+		responses: make(chan proto.Message),
+		done:      make(chan struct{}),
+	}
+	sctx, info := localInfo(ctx, call)
+	p.info = info
+	go func() {
+		defer close(p.done)
+		defer cancel()
+		outer := candidate{source: "stub", text: k.name}
+		if k.name == "" {
+			outer = candidate{source: "stub", text: k.id.String(), isID: true}
+		}
+		p.err = c.s.stream(sctx, r, []candidate{outer}, serverEnd{p})
+	}()
+	return p, nil
+}
+
+// A localStream is a streaming call within the process: the caller's end.
+type localStream struct {
+	ctx       context.Context // of the call
+	cancel    context.CancelFunc
+	call      *durable.Call
+	info      *durable.CallInfo
+	requests  chan proto.Message
+	responses chan proto.Message
+	closeSend sync.Once
+	done      chan struct{} // closed when the handler has returned
+	err       error         // what it returned
+	started   bool          // a response was received
+}
+
+// Send implements [durable.ClientStreamPort].
+func (p *localStream) Send(msg proto.Message) error {
+	select {
+	case p.requests <- proto.Clone(msg):
+		return nil
+	case <-p.done:
+		return io.EOF
+	case <-p.ctx.Done():
+		return context.Cause(p.ctx)
+	}
+}
+
+// CloseSend implements [durable.ClientStreamPort].
+func (p *localStream) CloseSend() error {
+	p.closeSend.Do(func() { close(p.requests) })
+	return nil
+}
+
+// Receive implements [durable.ClientStreamPort].
+func (p *localStream) Receive(msg proto.Message) error {
+	select {
+	case res := <-p.responses:
+		if !p.started {
+			p.started = true
+			deliver(p.call, p.info)
+		}
+		proto.Merge(msg, res)
+		return nil
+	case <-p.done:
+		deliver(p.call, p.info)
+		if p.err != nil {
+			return p.err
+		}
+		return io.EOF
+	}
+}
+
+// Close implements [durable.ClientStreamPort].
+func (p *localStream) Close() error {
+	p.cancel()
+	<-p.done
+	return nil
+}
+
+// serverEnd is the handler's end of a localStream.
+type serverEnd struct{ p *localStream }
+
+// Send implements [actor.StreamPort].
+func (e serverEnd) Send(msg proto.Message) error {
+	select {
+	case e.p.responses <- proto.Clone(msg):
+		return nil
+	case <-e.p.ctx.Done():
+		return context.Cause(e.p.ctx)
+	}
+}
+
+// Receive implements [actor.StreamPort].
+func (e serverEnd) Receive(msg proto.Message) error {
+	select {
+	case req, ok := <-e.p.requests:
+		if !ok {
+			return io.EOF
+		}
+		proto.Merge(msg, req)
+		return nil
+	case <-e.p.ctx.Done():
+		return context.Cause(e.p.ctx)
+	}
+}

@@ -1,0 +1,265 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"connectrpc.com/connect/v2"
+	"connectrpc.com/connect/v2/connecthttp"
+	"connectrpc.com/connect/v2/connectproto"
+	"connectrpc.com/grpchealth"
+	"connectrpc.com/grpcreflect"
+
+	durable "github.com/durable-go/durable"
+	"github.com/durable-go/durable/internal/actor"
+)
+
+// newHandler makes the handler of everything registered. The caller holds mu.
+func (s *Server) newHandler() http.Handler {
+	dispatch := connect.NewServer(s.opts.interceptors...)
+	s.routes.Range(func(_, value any) bool {
+		r := value.(*route)
+		handler := s.unary(r)
+		if r.method.ClientStream || r.method.ServerStream {
+			handler = s.streaming(r)
+		}
+		dispatch.Register(connect.Method{Spec: spec(r.method), Handler: handler})
+		return true
+	})
+
+	mux := http.NewServeMux()
+	opts := s.opts.http
+	if s.opts.strictJSON {
+		opts = append(opts, connecthttp.WithCodecs(connectproto.NewBinaryCodec(), strictJSON()))
+	}
+	if s.opts.maxMessage > 0 {
+		opts = append(opts, connecthttp.WithReadMaxBytes(s.opts.maxMessage))
+	}
+	connecthttp.Mount(mux, dispatch, opts...)
+
+	services := append([]string{grpchealth.HealthV1ServiceName}, s.mu.services...)
+	mux.Handle(grpchealth.NewHandler(&health{s, grpchealth.NewStaticChecker(services...)}))
+	if !s.opts.noReflection {
+		services = append(services, grpcreflect.ReflectV1ServiceName, grpcreflect.ReflectV1AlphaServiceName)
+		reflector := grpcreflect.NewStaticReflector(services...)
+		mux.Handle(grpcreflect.NewHandlerV1(reflector))
+		mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
+	}
+	fallback := s.opts.fallback
+	if fallback == nil {
+		fallback = http.HandlerFunc(unknownService)
+	}
+	mux.Handle("/", fallback)
+	return ingress(mux)
+}
+
+// unknownService answers calls of services that nobody registered.
+func unknownService(w http.ResponseWriter, r *http.Request) {
+	writer := connecthttp.NewErrorWriter()
+	if !writer.IsSupported(r) {
+		http.NotFound(w, r)
+		return
+	}
+	_ = writer.Write(w, r, wireError(fmt.Errorf("%w: %s", durable.ErrMethodUnknown, r.URL.Path), nil, durable.ID{}))
+}
+
+func strictJSON() *connectproto.JSONCodec {
+	codec := connectproto.NewJSONCodec()
+	codec.UnmarshalOptions.DiscardUnknown = false
+	return codec
+}
+
+func spec(m *durable.Method) connect.Spec {
+	sp := connect.Spec{Procedure: m.Procedure, Schema: m.Desc}
+	if m.ReadOnly {
+		sp.IdempotencyLevel = connect.IdempotencyNoSideEffects
+	}
+	if m.ClientStream {
+		sp.StreamType |= connect.StreamTypeClient
+	}
+	if m.ServerStream {
+		sp.StreamType |= connect.StreamTypeServer
+	}
+	return sp
+}
+
+// health reports objects as not serving while the server drains.
+type health struct {
+	s      *Server
+	static *grpchealth.StaticChecker
+}
+
+// Check implements [grpchealth.Checker].
+func (h *health) Check(ctx context.Context, req *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
+	res, err := h.static.Check(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	h.s.mu.Lock()
+	draining := h.s.mu.draining
+	h.s.mu.Unlock()
+	if draining || h.s.session.Err() != nil {
+		res.Status = grpchealth.StatusNotServing
+	}
+	return res, nil
+}
+
+// Headers of ours.
+const (
+	headerName   = "Durable-Name"
+	headerID     = "Durable-Id"
+	headerPrefix = "Durable-"
+)
+
+// urlKey is the part of a URL that names an object.
+type urlKey struct {
+	kind string // "name" or "id"
+	text string // still escaped
+}
+
+type urlKeyContext struct{}
+
+// ingress takes the key out of the URL and internal headers out of the request.
+func ingress(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for name := range r.Header {
+			if strings.HasPrefix(name, headerPrefix) && name != headerName && name != headerID {
+				r.Header.Del(name)
+			}
+		}
+		if strings.HasPrefix(r.URL.Path, "/-/") {
+			key, path, ok := cutURLKey(r.URL.EscapedPath())
+			if !ok {
+				http.Error(w, "not found: a path with a key is /-/name/{name}/package.Service/Method or /-/id/{id}/package.Service/Method", http.StatusNotFound)
+				return
+			}
+			r = r.WithContext(context.WithValue(r.Context(), urlKeyContext{}, key))
+			u := *r.URL
+			u.Path, u.RawPath = path, ""
+			r.URL = &u
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// cutURLKey splits /-/kind/key/pkg.Service/Method.
+func cutURLKey(escaped string) (key urlKey, path string, ok bool) {
+	rest := strings.TrimPrefix(escaped, "/-/")
+	kind, rest, ok := strings.Cut(rest, "/")
+	if !ok || kind != "name" && kind != "id" {
+		return urlKey{}, "", false
+	}
+	text, rest, ok := strings.Cut(rest, "/")
+	if !ok {
+		return urlKey{}, "", false
+	}
+	path, err := url.PathUnescape("/" + rest)
+	return urlKey{kind: kind, text: text}, path, err == nil
+}
+
+// unary serves a method with one request and one response.
+func (s *Server) unary(r *route) connect.ServerFunc {
+	return func(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+		info, _ := connect.CallInfoForServerContext(ctx)
+		req := r.method.NewRequest()
+		if err := stream.Receive(req); err != nil {
+			return err
+		}
+		if r.method.ReadOnly {
+			cacheHeaders(ctx, info)
+		}
+		key, err := r.resolve(outerKeys(ctx, r, info), req)
+		if err != nil {
+			return wireError(err, r, durable.ID{})
+		}
+		call := callInfo(r, info)
+		res := r.method.NewResponse()
+		err = s.host.Unary(durable.ContextWithCallInfo(ctx, call), actor.Call{
+			Type: r.typ, Method: r.method, ID: key.id, Name: key.name,
+			Bytes: int64(info.ReceiveStats.Size),
+		}, req, res)
+		respond(call, info)
+		if err != nil {
+			return wireError(err, r, key.id)
+		}
+		return stream.Send(res)
+	}
+}
+
+// streaming serves the other three kinds of methods.
+func (s *Server) streaming(r *route) connect.ServerFunc {
+	return func(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+		info, _ := connect.CallInfoForServerContext(ctx)
+		call := callInfo(r, info)
+		port := &httpPort{stream: stream, call: call, info: info}
+		err := s.stream(durable.ContextWithCallInfo(ctx, call), r, outerKeys(ctx, r, info), port)
+		respond(call, info)
+		return err
+	}
+}
+
+// An httpPort is the network end of a streaming call.
+type httpPort struct {
+	stream    connect.ServerStream
+	call      *durable.CallInfo
+	info      *connect.CallInfo
+	responded bool
+}
+
+// outerKeys returns the keys that came beside the message.
+func outerKeys(ctx context.Context, r *route, info *connect.CallInfo) []candidate {
+	var keys []candidate
+	header := info.RequestHeader()
+	for _, text := range header.Values(headerName) {
+		keys = append(keys, candidate{source: "header " + headerName, text: text, escaped: true})
+	}
+	for _, text := range header.Values(headerID) {
+		keys = append(keys, candidate{source: "header " + headerID, text: text, isID: true})
+	}
+	for _, name := range r.typ.KeyHeaders {
+		for _, text := range header.Values(name) {
+			keys = append(keys, candidate{source: "header " + name, text: text})
+		}
+	}
+	if key, ok := ctx.Value(urlKeyContext{}).(urlKey); ok {
+		keys = append(keys, candidate{source: "URL", text: key.text, escaped: true, isID: key.kind == "id"})
+	}
+	return keys
+}
+
+// callInfo describes a call from the network to its handler.
+func callInfo(r *route, info *connect.CallInfo) *durable.CallInfo {
+	call := durable.NewCallInfo(r.method.Procedure, func() http.Header {
+		h := http.Header{}
+		for key, values := range info.RequestHeader().All() {
+			h[key] = append([]string(nil), values...)
+		}
+		return h
+	})
+	call.Protocol, call.PeerAddr = info.Protocol, info.PeerAddr
+	return call
+}
+
+// respond hands the response headers and trailers that the handler set over to
+// Connect.
+func respond(call *durable.CallInfo, info *connect.CallInfo) {
+	header, trailer := call.Response()
+	for key, values := range header {
+		info.ResponseHeader().SetValues(key, values)
+	}
+	for key, values := range trailer {
+		info.ResponseTrailer().SetValues(key, values)
+	}
+}
+
+// cacheHeaders keeps answers to GET out of caches, unless the handler says
+// otherwise, and tells caches which headers the answer depends on.
+func cacheHeaders(ctx context.Context, info *connect.CallInfo) {
+	if h, ok := connecthttp.ServerInfoForContext(ctx); ok && h.HTTPMethod() == http.MethodGet {
+		info.ResponseHeader().Set("Cache-Control", "no-store")
+		info.ResponseHeader().Add("Vary", headerName+", "+headerID)
+	}
+}

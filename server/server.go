@@ -1,0 +1,233 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+
+	"connectrpc.com/connect/v2"
+	"connectrpc.com/connect/v2/connecthttp"
+
+	durable "github.com/durable-go/durable"
+	"github.com/durable-go/durable/internal/actor"
+	"github.com/durable-go/durable/storage"
+)
+
+// A Server serves the objects of one store. Its methods may be called by
+// several goroutines at once.
+type Server struct {
+	opts    options
+	session storage.Session
+	host    *actor.Host
+
+	mu struct {
+		sync.Mutex
+		types    map[string]*actor.Type // by stored name
+		services []string               // full names, in order of registration
+		handler  http.Handler           // nil until Handler was called
+		draining bool
+	}
+	routes sync.Map // procedure → *route
+}
+
+// A route is one method of one object type.
+type route struct {
+	typ    *actor.Type
+	method *durable.Method
+}
+
+var _ durable.Registrar = (*Server)(nil)
+
+// New joins the store as its one member and returns a server for its objects.
+// When it returns, no earlier owner of the store can commit any more. The
+// caller closes the server, and the engine after it.
+func New(ctx context.Context, engine storage.Engine, opts ...Option) (*Server, error) {
+	s := &Server{}
+	for _, opt := range opts {
+		opt.applyToServer(&s.opts)
+	}
+	s.mu.types = map[string]*actor.Type{}
+	info, err := engine.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	s.session, err = engine.Join(ctx, storage.Node{ID: "local"})
+	if err != nil {
+		return nil, fmt.Errorf("server: join the store: %w", err)
+	}
+	s.host, err = actor.NewHost(ctx, info, s.session, actor.Options{
+		Conn:   conn{s},
+		Logger: s.opts.logger,
+	})
+	if err != nil {
+		_ = s.session.Leave(ctx)
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	return s, nil
+}
+
+// RegisterObject adds an object type. It fails after [Server.Handler] was
+// called, and for a type or a service that is registered already.
+func (s *Server) RegisterObject(t *durable.ObjectType) error {
+	service := string(t.Service.FullName())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.handler != nil {
+		return fmt.Errorf("server: register %s: the handler is in use already", t.Name)
+	}
+	for _, m := range t.Methods {
+		if _, ok := s.routes.Load(m.Procedure); ok {
+			return fmt.Errorf("server: register %s: service %s is registered already", t.Name, service)
+		}
+	}
+	typ, err := s.host.Register(context.Background(), t)
+	if err != nil {
+		return fmt.Errorf("server: %w", err)
+	}
+	s.mu.types[t.Name] = typ
+	s.mu.services = append(s.mu.services, service)
+	for i := range t.Methods {
+		m := &t.Methods[i]
+		s.routes.Store(m.Procedure, &route{typ: typ, method: m})
+	}
+	return nil
+}
+
+// Conn returns a connection to the server's own objects, without a network.
+// Requests and responses are copied, so that handlers share nothing with their
+// callers. Errors are [*connect.Error] values, as over the network.
+func (s *Server) Conn() durable.Conn { return conn{s} }
+
+// Handler returns the handler that serves every type registered so far, health
+// and reflection, and everything else under the handler given by
+// [WithFallback]. It always returns the same one.
+func (s *Server) Handler() http.Handler {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.handler == nil {
+		s.mu.handler = s.newHandler()
+	}
+	return s.mu.handler
+}
+
+// Drain stops taking calls: they fail with code unavailable, and health says so.
+// Turns under way finish; the contexts of open streams end. It returns when no
+// call is left, or with an error when ctx ends first.
+func (s *Server) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	s.mu.draining = true
+	s.mu.Unlock()
+	return s.host.Drain(ctx)
+}
+
+// Close drains the server, waits until everything it committed is durable and
+// leaves the store. It does not close the engine.
+func (s *Server) Close(ctx context.Context) error {
+	return errors.Join(s.Drain(ctx), s.session.Leave(ctx))
+}
+
+// Done is closed when the store failed or was taken over, and the server can
+// serve nothing more. [Server.Err] then tells why.
+func (s *Server) Done() <-chan struct{} { return s.session.Done() }
+
+// Err tells why Done was closed, nil before.
+func (s *Server) Err() error { return s.session.Err() }
+
+// Evict drops the object from memory after the calls that came before, and
+// waits until everything it committed is durable. It reports whether the object
+// was in memory. Its next call runs the constructor.
+func (s *Server) Evict(ctx context.Context, objectType string, id durable.ID) (bool, error) {
+	typ, err := s.typeNamed(objectType)
+	if err != nil {
+		return false, err
+	}
+	return s.host.Evict(ctx, typ, id)
+}
+
+// Active returns how many objects are in memory.
+func (s *Server) Active() int { return s.host.Active() }
+
+// Objects returns the existing objects of a type, in order of name and then id:
+// those that were committed to, and not deleted since.
+func (s *Server) Objects(ctx context.Context, objectType string) ([]durable.ID, error) {
+	typ, err := s.typeNamed(objectType)
+	if err != nil {
+		return nil, err
+	}
+	var ids []durable.ID
+	for object, err := range s.session.Objects(ctx, storage.ObjectQuery{Type: typ.StorageID()}) {
+		if err != nil {
+			return nil, fmt.Errorf("server: list objects: %w", err)
+		}
+		ids = append(ids, object.ID)
+	}
+	return ids, nil
+}
+
+func (s *Server) typeNamed(name string) (*actor.Type, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if typ := s.mu.types[name]; typ != nil {
+		return typ, nil
+	}
+	return nil, fmt.Errorf("server: object type %q: %w", name, durable.ErrMethodUnknown)
+}
+
+// An Option configures a [Server].
+type Option interface{ applyToServer(*options) }
+
+type options struct {
+	logger       *slog.Logger
+	fallback     http.Handler
+	interceptors []connect.ServerInterceptor
+	http         []connecthttp.Option
+	strictJSON   bool
+	noReflection bool
+	maxMessage   int
+}
+
+type option func(*options)
+
+func (f option) applyToServer(o *options) { f(o) }
+
+// WithLogger makes the server log panics of handlers and failures of the store.
+// Default: it logs nothing.
+func WithLogger(logger *slog.Logger) Option {
+	return option(func(o *options) { o.logger = logger })
+}
+
+// WithFallback serves the requests that are neither for an object nor for
+// health or reflection. Default: 404.
+func WithFallback(h http.Handler) Option {
+	return option(func(o *options) { o.fallback = h })
+}
+
+// WithInterceptors wraps every call that comes over the network, before its
+// message is read, in the order given.
+func WithInterceptors(interceptors ...connect.ServerInterceptor) Option {
+	return option(func(o *options) { o.interceptors = append(o.interceptors, interceptors...) })
+}
+
+// WithMaxMessageBytes limits the size of a request message. Default: 4 MiB.
+func WithMaxMessageBytes(n int) Option {
+	return option(func(o *options) { o.maxMessage = n })
+}
+
+// WithHTTPOptions passes options on to Connect, such as compressors and codecs.
+func WithHTTPOptions(opts ...connecthttp.Option) Option {
+	return option(func(o *options) { o.http = append(o.http, opts...) })
+}
+
+// WithStrictJSON refuses JSON requests that have fields the schema does not
+// know, instead of ignoring those fields.
+func WithStrictJSON() Option {
+	return option(func(o *options) { o.strictJSON = true })
+}
+
+// WithoutReflection does not serve gRPC reflection. Default: it is served.
+func WithoutReflection() Option {
+	return option(func(o *options) { o.noReflection = true })
+}
