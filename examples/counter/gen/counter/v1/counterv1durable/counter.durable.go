@@ -6,7 +6,6 @@ package counterv1durable
 
 import (
 	context "context"
-
 	durable "github.com/durable-go/durable"
 	v1 "github.com/durable-go/durable/examples/counter/gen/counter/v1"
 )
@@ -19,74 +18,90 @@ const (
 	CounterType = "counter"
 	// CounterServiceName is the full name of the service.
 	CounterServiceName = "counter.v1.CounterService"
-
+	// CounterAddProcedure names the method Add on the wire.
 	CounterAddProcedure = "/counter.v1.CounterService/Add"
+	// CounterGetProcedure names the method Get on the wire.
 	CounterGetProcedure = "/counter.v1.CounterService/Get"
 )
 
-// CounterTx is the read-write handle of one counter during one turn.
+// CounterTx is the handle of one Counter in a turn that may write.
 type CounterTx struct{ durable.Tx }
 
-// CounterView is the read-only handle.
+// CounterView is the handle of one Counter in a turn that only reads.
 type CounterView struct{ durable.View }
 
-// CounterHandler ...
+// CounterHandler is implemented by the type that holds the behaviour of a Counter.
+//
+// CounterService is an object for each name: a number that can be added to.
 type CounterHandler interface {
-	Add(context.Context, CounterTx, *v1.AddRequest) (*v1.AddResponse, error)
-	Get(context.Context, CounterView, *v1.GetRequest) (*v1.GetResponse, error)
-	Watch(context.Context, CounterWatchStream, *v1.GetRequest) error
-	WatchV(context.Context, CounterWatchVStream, *v1.GetRequest) error
-	Sum(context.Context, CounterSumStream) (*v1.GetResponse, error)
-	Chat(context.Context, CounterChatStream) error
-}
-type CounterWatchStream struct {
-	durable.Turns[CounterTx, CounterView]
-	durable.Sender[v1.AddResponse]
-}
-type CounterWatchVStream struct {
-	durable.Views[CounterView]
-	durable.Sender[v1.AddResponse]
-}
-type CounterSumStream struct {
-	durable.Turns[CounterTx, CounterView]
-	durable.Receiver[v1.AddRequest]
-}
-type CounterChatStream struct {
-	durable.Turns[CounterTx, CounterView]
-	durable.Receiver[v1.AddRequest]
-	durable.Sender[v1.AddResponse]
+	// Add adds delta to the counter and returns its new value.
+	Add(ctx context.Context, tx CounterTx, req *v1.AddRequest) (*v1.AddResponse, error)
+	// Get returns the value of the counter, 0 before the first Add.
+	Get(ctx context.Context, view CounterView, req *v1.GetRequest) (*v1.GetResponse, error)
 }
 
-// CounterFactory makes the handler of one counter
-type CounterFactory func(context.Context, CounterTx) (CounterHandler, error)
+// UnimplementedCounterHandler answers every method with an error that says so. Embed it by value.
+type UnimplementedCounterHandler struct{}
 
+// Add implements [CounterHandler].
+func (UnimplementedCounterHandler) Add(context.Context, CounterTx, *v1.AddRequest) (*v1.AddResponse, error) {
+	return nil, durable.Unimplemented(CounterAddProcedure)
+}
+
+// Get implements [CounterHandler].
+func (UnimplementedCounterHandler) Get(context.Context, CounterView, *v1.GetRequest) (*v1.GetResponse, error) {
+	return nil, durable.Unimplemented(CounterGetProcedure)
+}
+
+// CounterFactory makes the handler of one Counter, in the first turn of an activation.
+type CounterFactory func(ctx context.Context, tx CounterTx) (CounterHandler, error)
+
+// RegisterCounter adds the object type to r, which calls newHandler once for each activation.
 func RegisterCounter(r durable.Registrar, newHandler CounterFactory, opts ...durable.ObjectOption) error {
 	return durable.Register(r, CounterType, v1.File_counter_v1_counter_proto.Services().ByName("CounterService"), newHandler, opts,
 		durable.Unary(CounterAddProcedure, CounterHandler.Add),
 		durable.UnaryView(CounterGetProcedure, CounterHandler.Get),
-		durable.ServerStream("", CounterHandler.Watch),
-		durable.ServerStreamView("", CounterHandler.WatchV),
-		durable.ClientStream("", CounterHandler.Sum),
-		durable.BidiStream("", CounterHandler.Chat),
 	)
 }
 
+// CounterClient makes stubs, which call Counter objects.
 type CounterClient struct{ conn durable.Conn }
 
+// NewCounterClient returns a client whose calls conn carries.
 func NewCounterClient(conn durable.Conn) CounterClient { return CounterClient{conn} }
 
-func (c CounterClient) GetByName(name string) CounterStub {
-	return CounterStub{durable.RefByName(c.conn, CounterType, name)}
+// GetByName returns a stub for the object of that name. It does no work.
+func (s CounterClient) GetByName(name string) CounterStub {
+	return CounterStub{durable.RefByName(s.conn, CounterType, name)}
 }
 
+// Get returns a stub for the object with that id. It does no work.
+func (s CounterClient) Get(id durable.ID) CounterStub {
+	return CounterStub{durable.RefByID(s.conn, CounterType, id)}
+}
+
+// NewUniqueID returns a random id, for an object without a name.
+func (CounterClient) NewUniqueID() durable.ID { return durable.NewUniqueID(CounterType) }
+
+// IDFromName returns the id of the object of that name.
+func (CounterClient) IDFromName(name string) durable.ID { return durable.IDFromName(CounterType, name) }
+
+// ParseID parses the text of an id, and refuses one of another object type.
+func (CounterClient) ParseID(text string) (durable.ID, error) {
+	return durable.ParseID(CounterType, text)
+}
+
+// CounterStub calls one Counter.
+//
+// CounterService is an object for each name: a number that can be added to.
 type CounterStub struct{ durable.Ref }
 
+// Add adds delta to the counter and returns its new value.
 func (s CounterStub) Add(ctx context.Context, req *v1.AddRequest, opts ...durable.CallOption) (*v1.AddResponse, error) {
 	return durable.CallUnary[v1.AddResponse](ctx, s.Ref, durable.MethodSpec{Procedure: CounterAddProcedure}, req, opts)
 }
-func (s CounterStub) Watch(ctx context.Context, req *v1.GetRequest, opts ...durable.CallOption) (*durable.ServerStreamingClient[v1.AddResponse], error) {
-	return durable.CallServerStream[v1.AddResponse](ctx, s.Ref, durable.MethodSpec{Procedure: CounterAddProcedure}, req, opts)
-}
-func (s CounterStub) Chat(ctx context.Context, opts ...durable.CallOption) (*durable.BidiStreamingClient[v1.AddRequest, v1.AddResponse], error) {
-	return durable.CallBidiStream[v1.AddRequest, v1.AddResponse](ctx, s.Ref, durable.MethodSpec{Procedure: CounterAddProcedure}, opts)
+
+// Get returns the value of the counter, 0 before the first Add.
+func (s CounterStub) Get(ctx context.Context, req *v1.GetRequest, opts ...durable.CallOption) (*v1.GetResponse, error) {
+	return durable.CallUnary[v1.GetResponse](ctx, s.Ref, durable.MethodSpec{Procedure: CounterGetProcedure, ReadOnly: true}, req, opts)
 }
