@@ -1,0 +1,123 @@
+// Command bench measures a server of durable objects beside a plain Connect
+// handler that echoes the same message, in one run, and prints one table.
+//
+// The server is a process of its own, so that its CPU time can be told from
+// that of the load. All figures of a run share the machine, so compare them
+// with one another and not with those of another run.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+type settings struct {
+	serve   bool
+	data    string
+	objects int
+	length  time.Duration
+	rounds  int
+	only    string
+}
+
+func run() error {
+	var s settings
+	flag.BoolVar(&s.serve, "serve", false, "be the server process")
+	flag.StringVar(&s.data, "data", "", "folder for the stores; default: a new one, removed at the end")
+	flag.IntVar(&s.objects, "objects", 100_000, "how many objects there are")
+	flag.DurationVar(&s.length, "length", 1500*time.Millisecond, "how long each figure is measured in a round")
+	flag.IntVar(&s.rounds, "rounds", 3, "how often each figure is measured; the median counts")
+	flag.StringVar(&s.only, "only", "", "measure only the parts whose names begin with one of these, separated by commas: calls, pebble, life")
+	flag.Parse()
+	if s.serve {
+		return serveMain(s.data)
+	}
+	if s.data == "" {
+		dir, err := os.MkdirTemp("", "durable-bench-")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
+		s.data = dir
+	}
+	ctx := context.Background()
+	parts := []struct {
+		name string
+		run  func(context.Context, settings) error
+	}{
+		{"calls", measureCalls},
+		{"pebble", measurePebble},
+		{"life", measureLife},
+	}
+	for _, p := range parts {
+		if !wanted(s.only, p.name) {
+			continue
+		}
+		if err := p.run(ctx, s); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	return nil
+}
+
+func wanted(only, name string) bool {
+	if only == "" {
+		return true
+	}
+	for _, prefix := range strings.Split(only, ",") {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// A child is a server process.
+type child struct {
+	cmd *exec.Cmd
+	url string
+}
+
+// start runs the server process on a store and waits until it listens.
+func start(data string) (*child, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(exe, "-serve", "-data", data)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	var url string
+	if _, err := fmt.Fscanln(out, &url); err != nil {
+		return nil, errors.Join(err, cmd.Wait())
+	}
+	return &child{cmd: cmd, url: url}, nil
+}
+
+// stop ends the server as a power cut would.
+func (c *child) stop() {
+	_ = c.cmd.Process.Kill()
+	_ = c.cmd.Wait()
+}
+
+func storeDir(s settings) string { return filepath.Join(s.data, "store") }
