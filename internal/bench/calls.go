@@ -3,11 +3,14 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,7 +63,14 @@ func measureCalls(ctx context.Context, s settings) error {
 		return err
 	}
 
-	figures := allFigures(c.url, s.objects)
+	figures := slices.DeleteFunc(allFigures(c.url, s.objects), func(f *figure) bool {
+		return f.objects > 0 && !strings.Contains(f.name(), s.match)
+	})
+	if s.profile != "" {
+		if err := c.writeProfile(ctx, s, figures); err != nil {
+			return err
+		}
+	}
 	for range s.rounds {
 		for _, f := range figures {
 			m, err := c.measure(ctx, f, s.length)
@@ -100,8 +110,8 @@ func allFigures(url string, objects int) []*figure {
 		opts []connecthttp.Option
 		h2   bool
 	}{
-		{"Connect JSON, HTTP/1.1", []connecthttp.Option{connecthttp.WithProtoJSON()}, false},
-		{"gRPC, h2c", []connecthttp.Option{connecthttp.WithGRPC()}, true},
+		{"Connect JSON, HTTP/1.1", []connecthttp.Option{connecthttp.WithProtoJSON(), connecthttp.WithCompressors()}, false},
+		{"gRPC, h2c", []connecthttp.Option{connecthttp.WithGRPC(), connecthttp.WithCompressors()}, true},
 	}
 	for _, p := range protocols {
 		for _, callers := range []int{1, 16, 64, 256} {
@@ -137,6 +147,25 @@ func httpClient(h2 bool, callers int) *http.Client {
 		MaxIdleConnsPerHost: callers,
 		DisableCompression:  true,
 	}}
+}
+
+func (f *figure) name() string { return fmt.Sprintf("%s/%d/%s", f.protocol, f.callers, f.kind) }
+
+// writeProfile profiles the server process under the first figure that is not
+// the echo.
+func (c *child) writeProfile(ctx context.Context, s settings, figures []*figure) error {
+	i := slices.IndexFunc(figures, func(f *figure) bool { return f.objects > 0 })
+	if i < 0 {
+		return errors.New("nothing to profile")
+	}
+	file, err := os.Create(s.profile)
+	if err != nil {
+		return err
+	}
+	go figures[i].load(ctx, 6*time.Second)
+	err = c.get(ctx, "/debug/pprof/profile?seconds=5", file)
+	time.Sleep(time.Second) // the end of the load
+	return errors.Join(err, file.Close())
 }
 
 // measure runs one figure once.

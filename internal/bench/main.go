@@ -32,6 +32,8 @@ type settings struct {
 	length  time.Duration
 	rounds  int
 	only    string
+	match   string
+	profile string
 }
 
 func run() error {
@@ -42,6 +44,8 @@ func run() error {
 	flag.DurationVar(&s.length, "length", 1500*time.Millisecond, "how long each figure is measured in a round")
 	flag.IntVar(&s.rounds, "rounds", 3, "how often each figure is measured; the median counts")
 	flag.StringVar(&s.only, "only", "", "measure only the parts whose names begin with one of these, separated by commas: calls, pebble, life")
+	flag.StringVar(&s.match, "match", "", "of the calls, measure only the echo and those whose protocol, callers and kind, as in \"gRPC, h2c/64/read\", hold this text")
+	flag.StringVar(&s.profile, "profile", "", "write a CPU profile of the server process during the first call figure that is not the echo to this file")
 	flag.Parse()
 	if s.serve {
 		return serveMain(s.data)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"runtime"
 	"strconv"
@@ -68,6 +69,7 @@ func serveMain(data string) error {
 // fallback serves the echo, /stats and /fill.
 func fallback(engine *pebblekv.Engine) http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	echo := connect.NewServer()
 	echo.Register(connect.Method{
 		Spec: connect.Spec{Procedure: echoProcedure},
