@@ -659,6 +659,59 @@ func (x *TransferResponse) GetState() TransferState {
 	return TransferState_TRANSFER_STATE_UNSPECIFIED
 }
 
+// TransferProgress is what a transfer stores.
+type TransferProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Request       *TransferRequest       `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	State         TransferState          `protobuf:"varint,2,opt,name=state,proto3,enum=bank.v1.TransferState" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferProgress) Reset() {
+	*x = TransferProgress{}
+	mi := &file_bank_v1_bank_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferProgress) ProtoMessage() {}
+
+func (x *TransferProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_bank_v1_bank_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferProgress.ProtoReflect.Descriptor instead.
+func (*TransferProgress) Descriptor() ([]byte, []int) {
+	return file_bank_v1_bank_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *TransferProgress) GetRequest() *TransferRequest {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *TransferProgress) GetState() TransferState {
+	if x != nil {
+		return x.State
+	}
+	return TransferState_TRANSFER_STATE_UNSPECIFIED
+}
+
 var File_bank_v1_bank_proto protoreflect.FileDescriptor
 
 const file_bank_v1_bank_proto_rawDesc = "" +
@@ -695,7 +748,10 @@ const file_bank_v1_bank_proto_rawDesc = "" +
 	"\x02to\x18\x03 \x01(\tR\x02to\x12\x16\n" +
 	"\x06amount\x18\x04 \x01(\x03R\x06amount\"@\n" +
 	"\x10TransferResponse\x12,\n" +
-	"\x05state\x18\x01 \x01(\x0e2\x16.bank.v1.TransferStateR\x05state*\x9e\x01\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x16.bank.v1.TransferStateR\x05state\"t\n" +
+	"\x10TransferProgress\x122\n" +
+	"\arequest\x18\x01 \x01(\v2\x18.bank.v1.TransferRequestR\arequest\x12,\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x16.bank.v1.TransferStateR\x05state*\x9e\x01\n" +
 	"\rTransferState\x12\x1e\n" +
 	"\x1aTRANSFER_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16TRANSFER_STATE_STARTED\x10\x01\x12\x1c\n" +
@@ -728,7 +784,7 @@ func file_bank_v1_bank_proto_rawDescGZIP() []byte {
 }
 
 var file_bank_v1_bank_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bank_v1_bank_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_bank_v1_bank_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_bank_v1_bank_proto_goTypes = []any{
 	(TransferState)(0),        // 0: bank.v1.TransferState
 	(*DepositRequest)(nil),    // 1: bank.v1.DepositRequest
@@ -742,25 +798,28 @@ var file_bank_v1_bank_proto_goTypes = []any{
 	(*Entry)(nil),             // 9: bank.v1.Entry
 	(*TransferRequest)(nil),   // 10: bank.v1.TransferRequest
 	(*TransferResponse)(nil),  // 11: bank.v1.TransferResponse
+	(*TransferProgress)(nil),  // 12: bank.v1.TransferProgress
 }
 var file_bank_v1_bank_proto_depIdxs = []int32{
 	9,  // 0: bank.v1.StatementResponse.entry:type_name -> bank.v1.Entry
 	0,  // 1: bank.v1.TransferResponse.state:type_name -> bank.v1.TransferState
-	1,  // 2: bank.v1.AccountService.Deposit:input_type -> bank.v1.DepositRequest
-	3,  // 3: bank.v1.AccountService.Withdraw:input_type -> bank.v1.WithdrawRequest
-	5,  // 4: bank.v1.AccountService.Balance:input_type -> bank.v1.BalanceRequest
-	7,  // 5: bank.v1.AccountService.Statement:input_type -> bank.v1.StatementRequest
-	10, // 6: bank.v1.TransferService.Transfer:input_type -> bank.v1.TransferRequest
-	2,  // 7: bank.v1.AccountService.Deposit:output_type -> bank.v1.DepositResponse
-	4,  // 8: bank.v1.AccountService.Withdraw:output_type -> bank.v1.WithdrawResponse
-	6,  // 9: bank.v1.AccountService.Balance:output_type -> bank.v1.BalanceResponse
-	8,  // 10: bank.v1.AccountService.Statement:output_type -> bank.v1.StatementResponse
-	11, // 11: bank.v1.TransferService.Transfer:output_type -> bank.v1.TransferResponse
-	7,  // [7:12] is the sub-list for method output_type
-	2,  // [2:7] is the sub-list for method input_type
-	2,  // [2:2] is the sub-list for extension type_name
-	2,  // [2:2] is the sub-list for extension extendee
-	0,  // [0:2] is the sub-list for field type_name
+	10, // 2: bank.v1.TransferProgress.request:type_name -> bank.v1.TransferRequest
+	0,  // 3: bank.v1.TransferProgress.state:type_name -> bank.v1.TransferState
+	1,  // 4: bank.v1.AccountService.Deposit:input_type -> bank.v1.DepositRequest
+	3,  // 5: bank.v1.AccountService.Withdraw:input_type -> bank.v1.WithdrawRequest
+	5,  // 6: bank.v1.AccountService.Balance:input_type -> bank.v1.BalanceRequest
+	7,  // 7: bank.v1.AccountService.Statement:input_type -> bank.v1.StatementRequest
+	10, // 8: bank.v1.TransferService.Transfer:input_type -> bank.v1.TransferRequest
+	2,  // 9: bank.v1.AccountService.Deposit:output_type -> bank.v1.DepositResponse
+	4,  // 10: bank.v1.AccountService.Withdraw:output_type -> bank.v1.WithdrawResponse
+	6,  // 11: bank.v1.AccountService.Balance:output_type -> bank.v1.BalanceResponse
+	8,  // 12: bank.v1.AccountService.Statement:output_type -> bank.v1.StatementResponse
+	11, // 13: bank.v1.TransferService.Transfer:output_type -> bank.v1.TransferResponse
+	9,  // [9:14] is the sub-list for method output_type
+	4,  // [4:9] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_bank_v1_bank_proto_init() }
@@ -774,7 +833,7 @@ func file_bank_v1_bank_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bank_v1_bank_proto_rawDesc), len(file_bank_v1_bank_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
