@@ -1,0 +1,65 @@
+package patch
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+// joinGap is how many equal bytes between two ranges are rather copied than
+// skipped: a new range costs two or more bytes.
+const joinGap = 4
+
+// AppendDiff appends the operand that turns the value old into the value new.
+func AppendDiff(dst, old, new []byte) []byte {
+	dst = append(dst, tagPatch)
+	dst = binary.AppendUvarint(dst, uint64(len(new)))
+	end := 0 // of the last range
+	for at := differs(old, new, 0); at < len(new); {
+		stop := at + 1
+		next := len(new)
+		for {
+			stop = equals(old, new, stop)
+			next = differs(old, new, stop)
+			if next >= len(new) || next-stop > joinGap {
+				break
+			}
+			stop = next + 1
+		}
+		dst = binary.AppendUvarint(dst, uint64(at-end))
+		dst = binary.AppendUvarint(dst, uint64(stop-at))
+		dst = append(dst, new[at:stop]...)
+		end, at = stop, next
+	}
+	return dst
+}
+
+// differs returns the first index from i at which old, extended with zeros,
+// differs from new.
+func differs(old, new []byte, i int) int {
+	both := min(len(old), len(new))
+	for ; i+8 <= both; i += 8 {
+		x := binary.LittleEndian.Uint64(old[i:]) ^ binary.LittleEndian.Uint64(new[i:])
+		if x != 0 {
+			return i + bits.TrailingZeros64(x)/8
+		}
+	}
+	for i < len(new) && same(old, new, i) {
+		i++
+	}
+	return i
+}
+
+// equals returns the first index from i at which they do not differ.
+func equals(old, new []byte, i int) int {
+	for i < len(new) && !same(old, new, i) {
+		i++
+	}
+	return i
+}
+
+func same(old, new []byte, i int) bool {
+	if i < len(old) {
+		return old[i] == new[i]
+	}
+	return new[i] == 0
+}

@@ -1,0 +1,64 @@
+package pebblekv
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/durable-go/durable/storage"
+)
+
+// How often free disk space is looked up: when so much time has passed, or so
+// much was written.
+const (
+	spaceInterval = time.Second
+	spaceBytes    = 8 << 20
+)
+
+// space watches the free space of the disk.
+type space struct {
+	fs      vfs.FS
+	dir     string
+	reserve int64
+
+	written atomic.Int64 // since the last look
+	next    atomic.Int64 // Unix time of the next look, in nanoseconds
+	free    atomic.Int64 // at the last look; -1 when it was enough
+
+	looking sync.Mutex
+}
+
+// check returns an error when there is too little free space to write n bytes.
+func (s *space) check(n int) error {
+	if s.reserve < 0 {
+		return nil
+	}
+	if s.written.Add(int64(n)) > spaceBytes || time.Now().UnixNano() >= s.next.Load() {
+		s.look()
+	}
+	free := s.free.Load()
+	if free < 0 {
+		return nil
+	}
+	return &storage.LimitError{
+		What: "bytes free", Max: s.reserve, Actual: free, Err: storage.ErrNoSpace,
+	}
+}
+
+func (s *space) look() {
+	if !s.looking.TryLock() {
+		return
+	}
+	defer s.looking.Unlock()
+	s.written.Store(0)
+	s.next.Store(time.Now().Add(spaceInterval).UnixNano())
+	// A file system that cannot tell, as one in memory, has space.
+	usage, err := s.fs.GetDiskUsage(s.dir)
+	if err != nil || usage.AvailBytes >= uint64(s.reserve) {
+		s.free.Store(-1)
+		return
+	}
+	s.free.Store(int64(usage.AvailBytes))
+}
