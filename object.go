@@ -44,6 +44,8 @@ type ObjectType struct {
 	DefaultName string
 	// KeyHeaders are further request headers that may carry the name.
 	KeyHeaders []string
+	// PlainErrors keeps the runtime from adding to the errors of handlers.
+	PlainErrors bool
 }
 
 // Limits bound one object. Zero fields mean the defaults.
@@ -55,7 +57,7 @@ type Limits struct {
 	// MaxQueueWait is how long a call may wait for its turn. Default 30 s.
 	MaxQueueWait time.Duration
 	// HandlerTimeout is the deadline of a unary handler, where the caller set
-	// none that is earlier. Default 30 s.
+	// none that is earlier. Default 30 s; negative: none.
 	HandlerTimeout time.Duration
 	// ConstructorTimeout is how long a constructor may run. Default 30 s.
 	ConstructorTimeout time.Duration
@@ -116,6 +118,13 @@ func WithDefaultName(name string) ObjectOption {
 // once.
 func WithKeyHeader(header string) ObjectOption {
 	return objectOption(func(t *ObjectType) { t.KeyHeaders = append(t.KeyHeaders, header) })
+}
+
+// WithPlainErrors lets the errors that handlers return leave as they are,
+// without a durable.v1.ErrorInfo beside their details. It is for services whose
+// clients know nothing of objects. Errors of the runtime keep theirs.
+func WithPlainErrors() ObjectOption {
+	return objectOption(func(t *ObjectType) { t.PlainErrors = true })
 }
 
 // Register describes an object type to r: its stored name, its schema, its

@@ -39,36 +39,70 @@ var sentinels = []struct {
 	err error
 	verdict
 }{
-	{durable.ErrGateTimeout, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_COMMIT_FAILED,
+	{durable.ErrGateTimeout, verdict{
+		code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_COMMIT_FAILED,
 		message: "storage took too long; whether the call took effect is unknown",
-		flags:   outcomeUnknown | reset | overloaded}},
-	{durable.ErrCommitFailed, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_COMMIT_FAILED,
+		flags:   outcomeUnknown | reset | overloaded,
+	}},
+	{durable.ErrCommitFailed, verdict{
+		code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_COMMIT_FAILED,
 		message: "the commit failed; whether the call took effect is unknown",
-		flags:   outcomeUnknown | reset}},
-	{durable.ErrDraining, verdict{code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_DRAINING,
-		message: "the server is shutting down", flags: retryable}},
-	{durable.ErrNotOwner, verdict{code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER,
-		message: "the object is not served here now", flags: retryable | reset}},
-	{durable.ErrReset, verdict{code: connect.CodeAborted, reason: durablev1.ErrorReason_ERROR_REASON_RESET,
-		message: "the object was reset", flags: reset}},
+		flags:   outcomeUnknown | reset,
+	}},
+	{durable.ErrDraining, verdict{
+		code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_DRAINING,
+		message: "the server is shutting down", flags: retryable,
+	}},
+	{durable.ErrNotOwner, verdict{
+		code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER,
+		message: "the object is not served here now", flags: retryable | reset,
+	}},
+	{durable.ErrReset, verdict{
+		code: connect.CodeAborted, reason: durablev1.ErrorReason_ERROR_REASON_RESET,
+		message: "the object was reset", flags: reset,
+	}},
 	{durable.ErrTxDone, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_TX_DONE}},
 	{durable.ErrMethodUnknown, verdict{code: connect.CodeUnimplemented, reason: durablev1.ErrorReason_ERROR_REASON_METHOD_UNKNOWN}},
-	{durable.ErrUnimplemented, verdict{code: connect.CodeUnimplemented, reason: durablev1.ErrorReason_ERROR_REASON_METHOD_UNKNOWN}},
+	{durable.ErrUnimplemented, verdict{code: connect.CodeUnimplemented, reason: durablev1.ErrorReason_ERROR_REASON_METHOD_UNKNOWN, message: "not implemented", flags: byHandler}},
 	{durable.ErrCallInSavepoint, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
 	{durable.ErrDeleteAllInSavepoint, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
 	{durable.ErrInvalidArgument, verdict{code: connect.CodeInvalidArgument, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
-	{storage.ErrNoSpace, verdict{code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT,
-		message: "the disk of the server is full; nothing was written"}},
-	{storage.ErrTooLarge, verdict{code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT,
-		message: "the call writes more than one commit can hold; nothing was written"}},
-	{storage.ErrCorrupt, verdict{code: connect.CodeDataLoss, reason: durablev1.ErrorReason_ERROR_REASON_DATA_LOSS,
-		message: "stored data of the object does not verify"}},
-	{storage.ErrLost, verdict{code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER,
-		message: "the object is not served here now", flags: reset}},
-	{storage.ErrUnavailable, verdict{code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_UNSPECIFIED,
-		message: "storage cannot be read now"}},
-	{storage.ErrInvalid, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE,
-		message: "the runtime asked storage for something invalid"}},
+	{storage.ErrNoSpace, verdict{
+		code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT,
+		message: "the disk of the server is full; nothing was written",
+	}},
+	{storage.ErrTooLarge, verdict{
+		code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT,
+		message: "the call writes more than one commit can hold; nothing was written",
+	}},
+	{storage.ErrCorrupt, verdict{
+		code: connect.CodeDataLoss, reason: durablev1.ErrorReason_ERROR_REASON_DATA_LOSS,
+		message: "stored data of the object does not verify",
+	}},
+	{storage.ErrLost, verdict{
+		code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER,
+		message: "the object is not served here now", flags: reset,
+	}},
+	{storage.ErrClosed, verdict{
+		code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER,
+		message: "the object is not served here now", flags: reset,
+	}},
+	{storage.ErrNewerFormat, verdict{
+		code:    connect.CodeFailedPrecondition,
+		message: "the store was written by a newer version of the server",
+	}},
+	{storage.ErrLocked, verdict{
+		code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER,
+		message: "another process has the store open",
+	}},
+	{storage.ErrUnavailable, verdict{
+		code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_UNSPECIFIED,
+		message: "storage cannot be read now",
+	}},
+	{storage.ErrInvalid, verdict{
+		code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE,
+		message: "the runtime asked storage for something invalid",
+	}},
 	{context.DeadlineExceeded, verdict{code: connect.CodeDeadlineExceeded, message: "the deadline passed"}},
 	{context.Canceled, verdict{code: connect.CodeCanceled, message: "the caller went away"}},
 }
@@ -162,8 +196,9 @@ func callError(err error, r *route, id durable.ID) error {
 // out about the call, if anything.
 func wireError(err error, r *route, id durable.ID) *connect.Error {
 	var inner *innerError
-	if errors.As(err, &inner) { // the handler passes on what an inner call said
-		return inner.err
+	var constructor *durable.ConstructorError
+	if errors.As(err, &inner) && !errors.As(err, &constructor) {
+		return passedOn(inner.err)
 	}
 	v := judge(err)
 	if v.message == "" && v.flags&byHandler == 0 {
@@ -177,6 +212,9 @@ func wireError(err error, r *route, id durable.ID) *connect.Error {
 				out = out.WithDetail(d)
 			}
 		}
+	}
+	if r != nil && r.typ.PlainErrors && v.flags&byHandler != 0 {
+		return out
 	}
 	info := &durablev1.ErrorInfo{
 		Reason:         v.reason,
@@ -196,6 +234,25 @@ func wireError(err error, r *route, id durable.ID) *connect.Error {
 	}
 	if detail, derr := connectproto.NewErrorDetail(info); derr == nil {
 		out = out.WithDetail(detail)
+	}
+	return out
+}
+
+// passedOn returns what an inner call said as the answer to the call that made
+// it. That the inner call had no effect says nothing of the outer one.
+func passedOn(err *connect.Error) *connect.Error {
+	out := connect.NewError(err.Code(), err.Message())
+	for _, d := range err.Details() {
+		if d.Type == infoType {
+			msg, derr := connectproto.UnmarshalErrorDetail(d)
+			if info, ok := msg.(*durablev1.ErrorInfo); ok && derr == nil && info.GetRetryable() {
+				info.Retryable = false
+				if d, derr = connectproto.NewErrorDetail(info); derr != nil {
+					continue
+				}
+			}
+		}
+		out = out.WithDetail(d)
 	}
 	return out
 }

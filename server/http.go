@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -56,14 +55,14 @@ func (s *Server) newHandler() http.Handler {
 	return ingress(mux)
 }
 
-// unknownService answers calls of services that nobody registered.
+// unknownService answers calls of services that nobody registered: gRPC clients
+// get a status, all others a plain 404, which is what Connect asks for.
 func unknownService(w http.ResponseWriter, r *http.Request) {
-	writer := connecthttp.NewErrorWriter()
-	if !writer.IsSupported(r) {
+	if !strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 		http.NotFound(w, r)
 		return
 	}
-	_ = writer.Write(w, r, wireError(fmt.Errorf("%w: %s", durable.ErrMethodUnknown, r.URL.Path), nil, durable.ID{}))
+	_ = connecthttp.NewErrorWriter().Write(w, r, connect.Errorf(connect.CodeUnimplemented, "procedure %q not registered", r.URL.Path))
 }
 
 func strictJSON() *connectproto.JSONCodec {
