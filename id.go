@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -108,7 +109,7 @@ func sealID(objectType string, id ID) ID {
 // to a fixed length first, so that no type and text can be shifted into
 // another pair.
 func keyedHash(objectType string, use byte, text string) ID {
-	key := sha256.Sum256([]byte("durable.v1.id\x00" + objectType))
+	key := typeKey(objectType)
 	var arr [128]byte
 	buf := append(arr[:0], key[:]...)
 	buf = append(buf, use)
@@ -118,4 +119,16 @@ func keyedHash(objectType string, use byte, text string) ID {
 	id[0] = use
 	copy(id[1:], sum[:])
 	return id
+}
+
+// typeKeys holds the keys of the types seen, which a program has few of.
+var typeKeys sync.Map // string → *[32]byte
+
+func typeKey(objectType string) *[32]byte {
+	if key, ok := typeKeys.Load(objectType); ok {
+		return key.(*[32]byte)
+	}
+	key := sha256.Sum256([]byte("durable.v1.id\x00" + objectType))
+	typeKeys.Store(objectType, &key)
+	return &key
 }

@@ -2,11 +2,13 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"sync"
 
+	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/proto"
 
 	durable "github.com/durable-go/durable"
@@ -67,7 +69,7 @@ func (c conn) route(call *durable.Call) (*route, key, error) {
 // has headers, or where it would see that of the handler that calls.
 func localInfo(ctx context.Context, call *durable.Call) (context.Context, *durable.CallInfo) {
 	asks := call.Header != nil || call.ResponseHeader != nil || call.ResponseTrailer != nil
-	if !asks && durable.CallInfoFromContext(ctx).Procedure == "" {
+	if !asks && !durable.InCall(ctx) {
 		return ctx, nil
 	}
 	info := durable.NewCallInfo(call.Method.Procedure, func() http.Header { return call.Header.Clone() })
@@ -110,7 +112,14 @@ func (c conn) OpenStream(ctx context.Context, call *durable.Call) (durable.Clien
 		if k.name == "" {
 			outer = candidate{source: "stub", text: k.id.String(), isID: true}
 		}
-		p.err = c.s.stream(sctx, r, []candidate{outer}, serverEnd{p})
+		if err := c.s.stream(sctx, r, []candidate{outer}, serverEnd{p}); err != nil {
+			var made *connect.Error
+			if errors.As(err, &made) {
+				p.err = &innerError{made}
+			} else {
+				p.err = callError(err, r, k.id)
+			}
+		}
 	}()
 	return p, nil
 }
