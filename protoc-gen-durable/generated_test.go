@@ -39,8 +39,8 @@ func TestGenerated(t *testing.T) {
 	r := &registrar{}
 	for _, err := range []error{
 		commentsv1durable.RegisterRoom(r, handler[commentsv1durable.RoomTx](commentsv1durable.RoomHandler(commentsv1durable.UnimplementedRoomHandler{}))),
-		commentsv1durable.RegisterOld(r, handler[commentsv1durable.OldTx](commentsv1durable.OldHandler(commentsv1durable.UnimplementedOldHandler{}))),
-		commentsv1durable.RegisterFormer(r, handler[commentsv1durable.FormerTx](commentsv1durable.FormerHandler(commentsv1durable.UnimplementedFormerHandler{}))),
+		commentsv1durable.RegisterOld(r, handler[commentsv1durable.OldTx](commentsv1durable.OldHandler(commentsv1durable.UnimplementedOldHandler{}))),             //nolint:staticcheck // that deprecations are carried over is what it shows
+		commentsv1durable.RegisterFormer(r, handler[commentsv1durable.FormerTx](commentsv1durable.FormerHandler(commentsv1durable.UnimplementedFormerHandler{}))), //nolint:staticcheck // that deprecations are carried over is what it shows
 		open2023.RegisterDoor(r, handler[open2023.DoorTx](open2023.DoorHandler(open2023.UnimplementedDoorHandler{}))),
 		hybrid2023.RegisterDoor(r, handler[hybrid2023.DoorTx](hybrid2023.DoorHandler(hybrid2023.UnimplementedDoorHandler{}))),
 		opaque2023.RegisterDoor(r, handler[opaque2023.DoorTx](opaque2023.DoorHandler(opaque2023.UnimplementedDoorHandler{}))),

@@ -30,7 +30,7 @@ func join(t *testing.T, s *Store, node storage.NodeID) *member {
 // claim reports whether the shard was free.
 func (m *member) claim() bool {
 	m.Helper()
-	got, err := m.Session.Claim(m.Context(), []storage.ShardID{object1.Shard()})
+	got, err := m.Claim(m.Context(), []storage.ShardID{object1.Shard()})
 	if err != nil {
 		m.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package pebblekv
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -250,7 +251,7 @@ func (w *writer) deleteAll(lo, hi []byte, f func(k, stored []byte) error) error 
 		}
 		return w.batch.Delete(k, nil)
 	})
-	if err == errStop {
+	if errors.Is(err, errStop) {
 		return w.batch.DeleteRange(lo, hi, nil)
 	}
 	return err

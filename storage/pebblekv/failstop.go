@@ -128,7 +128,7 @@ func (f *failStop) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	}
 	file, err := f.FS.Open(name, opts...)
 	if err != nil {
-		return nil, fmt.Errorf("open after a failure: %v", err)
+		return nil, fmt.Errorf("open after a failure: %v", err) //nolint:errorlint // Pebble must not look into it
 	}
 	return readFile{file}, nil
 }

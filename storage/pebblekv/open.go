@@ -169,7 +169,8 @@ func makeFolder(fs vfs.FS, dir string) error {
 // lockError tells a held lock from other trouble. A lock of another process
 // comes as a bare error number, one of this process as a text.
 func lockError(err error) error {
-	if number, ok := err.(syscall.Errno); ok && (number == syscall.EAGAIN || number == syscall.EACCES) ||
+	var number syscall.Errno
+	if errors.As(err, &number) && (number == syscall.EAGAIN || number == syscall.EACCES) ||
 		err.Error() == "lock held by current process" {
 		return storage.ErrLocked
 	}
@@ -260,7 +261,7 @@ func (e *Engine) loadTypes() error {
 func (e *Engine) create() error {
 	// A store without its own record but with others is not one of ours.
 	empty := true
-	if err := each(e.db, nil, nil, func(_, _ []byte) error { empty = false; return errStop }); err != nil && err != errStop {
+	if err := each(e.db, nil, nil, func(_, _ []byte) error { empty = false; return errStop }); err != nil && !errors.Is(err, errStop) {
 		return err
 	}
 	if !empty {
@@ -271,7 +272,7 @@ func (e *Engine) create() error {
 	}
 	e.mu.next = 1
 	b := e.db.NewBatch()
-	defer b.Close()
+	defer func() { _ = b.Close() }()
 	record := append(binary.AppendUvarint(nil, format), e.info.Store[:]...)
 	for _, kv := range []struct{ k, v []byte }{
 		{keyspace.Info, record},

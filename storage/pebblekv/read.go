@@ -105,7 +105,7 @@ func (r *reader) scan(ctx context.Context, o storage.ObjectID, rng storage.Range
 	if err != nil {
 		return readError(err)
 	}
-	defer it.Close()
+	defer func() { _ = it.Close() }()
 	first, next := it.First, it.Next
 	if rng.Reverse {
 		first, next = it.Last, it.Prev
@@ -140,13 +140,13 @@ func (r *reader) scan(ctx context.Context, o storage.ObjectID, rng storage.Range
 // get returns the value of a key; it belongs to the caller.
 func get(src pebble.Reader, key []byte) (val []byte, ok bool, err error) {
 	stored, closer, err := src.Get(key)
-	if err == pebble.ErrNotFound {
+	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, false, nil
 	}
 	if err != nil {
 		return nil, false, readError(err)
 	}
-	defer closer.Close()
+	defer func() { _ = closer.Close() }()
 	val, _, err = patch.Decode(stored)
 	if err != nil {
 		return nil, false, readError(err)
@@ -208,7 +208,7 @@ func each(src pebble.Reader, lo, hi []byte, f func(k, stored []byte) error) erro
 	if err != nil {
 		return readError(err)
 	}
-	defer it.Close()
+	defer func() { _ = it.Close() }()
 	for ok := it.First(); ok; ok = it.Next() {
 		stored, err := it.ValueAndErr()
 		if err != nil {

@@ -15,7 +15,7 @@ import (
 // objects, in one durable batch. Nothing may be committed meanwhile.
 func (e *Engine) rebuildIndexes() error {
 	b := e.db.NewBatch()
-	defer b.Close()
+	defer func() { _ = b.Close() }()
 	namesLo, namesHi := keyspace.AllNames()
 	timesLo, timesHi := keyspace.AllTimes()
 	err := errors.Join(b.DeleteRange(namesLo, namesHi, nil), b.DeleteRange(timesLo, timesHi, nil))

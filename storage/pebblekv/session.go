@@ -3,6 +3,7 @@ package pebblekv
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -202,7 +203,7 @@ func (s *session) index(ctx context.Context, lo, hi []byte, f func(k, stored []b
 		}
 		return nil
 	})
-	if err != nil && err != errStop {
+	if err != nil && !errors.Is(err, errStop) {
 		fail(err)
 	}
 }

@@ -16,7 +16,7 @@ func AppendDiff(dst, old, new []byte) []byte {
 	end := 0 // of the last range
 	for at := differs(old, new, 0); at < len(new); {
 		stop := at + 1
-		next := len(new)
+		var next int
 		for {
 			stop = equals(old, new, stop)
 			next = differs(old, new, stop)
