@@ -58,8 +58,13 @@ func (h *Host) Unary(ctx context.Context, c Call, req, res proto.Message) error 
 
 // reply holds the outcome of a handler until it may leave.
 func (o *object) reply(ctx context.Context, m mark, err error) error {
-	if gerr := o.await(ctx, m); gerr != nil && !errors.Is(err, durable.ErrReset) {
-		return gerr
+	told := errors.Is(err, durable.ErrReset) || errors.Is(err, durable.ErrCommitFailed)
+	if gerr := o.await(ctx, m); gerr != nil && !told {
+		err = gerr
+	}
+	if m.effects && errors.Is(err, durable.ErrNotOwner) {
+		// That would mean that the call was not started, and may be repeated.
+		err = resetBy(err)
 	}
 	return err
 }
@@ -103,7 +108,9 @@ func (h *Host) Stream(ctx context.Context, c Call, port StreamPort, req proto.Me
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, durable.ErrDraining) {
 		err = cause
 	}
-	if err = o.reply(ctx, o.now(act), err); err != nil || out == nil {
+	m := o.now(act)
+	m.effects = !c.Method.ReadOnly // for all we know
+	if err = o.reply(ctx, m, err); err != nil || out == nil {
 		return err
 	}
 	return port.Send(out)
@@ -158,8 +165,7 @@ func (s *stream) Receive(msg proto.Message) error { return s.port.Receive(msg) }
 // call runs the handler of a stream, which holds no turn, and makes an error of
 // a panic.
 func (s *stream) call(fn func() error) error {
-	t := newTurn(s.o, s.act, shared, nil)
-	t.state = done
+	t := &turn{o: s.o, act: s.act, state: done}
 	err := t.call(fn, func(error) { s.o.retire(s.act) })
 	var panicked *durable.PanicError
 	if errors.As(err, &panicked) {

@@ -186,6 +186,13 @@ func (t *turn) delete(ctx context.Context, keys []string, confirmed bool) (int, 
 	if err := t.live(); err != nil {
 		return 0, err
 	}
+	size := 0
+	for _, e := range found {
+		size += 1 + len(e.Key)
+	}
+	if err := t.checkSize(size); err != nil {
+		return 0, err
+	}
 	for _, e := range found {
 		if err := t.write(e.Key, nil, confirmed); err != nil {
 			return 0, err

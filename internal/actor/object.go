@@ -93,6 +93,9 @@ func (o *object) reset(act *activation, err error) {
 	defer o.mu.Unlock()
 	if o.act == act {
 		o.act = nil
+		if !errors.Is(err, durable.ErrReset) { // these did not even begin
+			err = resetBy(err)
+		}
 		o.queue.fail(err)
 	}
 }
@@ -102,14 +105,15 @@ func (o *object) reset(act *activation, err error) {
 func (o *object) begin(ctx context.Context, want access, bytes int64, only *activation) (*activation, error) {
 	a := want
 	for {
-		if a == shared && !o.active() {
+		if a == shared && o.cold() {
 			a = exclusive // to run the constructor first
 		}
 		if err := o.enter(ctx, a, bytes, only != nil); err != nil {
 			return nil, err
 		}
-		act, err := o.settled(ctx)
-		if err == nil && only != nil && act != only {
+		var err error
+		act := o.settled()
+		if only != nil && act != only {
 			err = o.whyEnded(only)
 		}
 		if err == nil && act == nil {
@@ -119,6 +123,9 @@ func (o *object) begin(ctx context.Context, want access, bytes int64, only *acti
 				continue
 			}
 			act, err = o.activate(ctx)
+		}
+		if err == nil && ctx.Err() != nil { // the caller left just now
+			err = context.Cause(ctx)
 		}
 		if err != nil {
 			o.leave(a)
@@ -140,15 +147,18 @@ func (o *object) whyEnded(act *activation) error {
 	return durable.ErrReset
 }
 
-func (o *object) active() bool {
+// cold reports whether the object is not in memory and nobody is about to
+// change that.
+func (o *object) cold() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.act != nil
+	q := &o.queue
+	return o.act == nil && !q.writer && q.readers == 0 && len(q.waiting) == 0
 }
 
 // settled returns the activation, after dropping one whose commits failed or
 // whose shard was lost.
-func (o *object) settled(ctx context.Context) (*activation, error) {
+func (o *object) settled() *activation {
 	o.mu.Lock()
 	act, last := o.act, o.last
 	o.mu.Unlock()
@@ -171,7 +181,7 @@ func (o *object) settled(ctx context.Context) (*activation, error) {
 		o.retire(act)
 		act = nil
 	}
-	return act, nil
+	return act
 }
 
 // activate runs the constructor, in the exclusive turn that the caller holds.
@@ -181,6 +191,15 @@ func (o *object) activate(ctx context.Context) (*activation, error) {
 	// one that came first.
 	ctx = context.WithoutCancel(ctx)
 	act, err := o.construct(ctx)
+	if err != nil {
+		// The error may tell what the constructor read, so it leaves no sooner
+		// than a reply would.
+		m := o.now(act)
+		m.wrote = true
+		if gerr := o.await(ctx, m); gerr != nil {
+			err = resetBy(gerr)
+		}
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err != nil {
@@ -191,6 +210,7 @@ func (o *object) activate(ctx context.Context) (*activation, error) {
 	return act, nil
 }
 
+// construct returns the activation also when the constructor failed.
 func (o *object) construct(ctx context.Context) (*activation, error) {
 	shard, err := o.host.shard(ctx, o.shardID)
 	if err != nil {
@@ -210,6 +230,7 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 		return nil, err
 	}
 	t := newTurn(o, act, exclusive, l)
+	t.constructing = true
 	timeout := o.typ.Limits.ConstructorTimeout
 	hctx := newHandlerContext(ctx, timeout, t.start, l)
 	defer hctx.end()
@@ -229,7 +250,7 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 	case <-timer.C:
 		t.stop()
 		ms := timeout.Milliseconds()
-		return nil, &durable.ConstructorError{Err: &durable.OverloadError{Limit: "milliseconds in the constructor", Max: ms, Actual: ms}}
+		return act, &durable.ConstructorError{Err: &durable.OverloadError{Limit: "milliseconds in the constructor", Max: ms, Actual: ms}}
 	}
 	if err == nil {
 		err = t.commit()
@@ -237,7 +258,7 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 	t.stop()
 	if err != nil {
 		t.discard()
-		return nil, &durable.ConstructorError{Err: err}
+		return act, &durable.ConstructorError{Err: err}
 	}
 	return act, nil
 }
@@ -270,6 +291,7 @@ type mark struct {
 	act     *activation
 	pending *storage.Pending // nil: nothing to wait for
 	wrote   bool             // the commits show that the object was owned
+	effects bool             // something was done that stays
 }
 
 // now returns the mark of everything committed so far.
@@ -319,6 +341,10 @@ func commitFailed(err error) error {
 	}
 	return fmt.Errorf("%w: %w", durable.ErrCommitFailed, err)
 }
+
+// resetBy returns [durable.ErrReset] with err in its text alone: who looks for
+// err must not find it, since it would say more than is true.
+func resetBy(err error) error { return fmt.Errorf("%w: %s", durable.ErrReset, err.Error()) }
 
 func readFailed(what string, err error) error {
 	if notOwner(err) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -23,7 +24,12 @@ type turn struct {
 	link   *link
 	exists bool // as of the start
 
-	mu        sync.Mutex // guards the rest
+	// constructing is set in the constructor's turn, which nothing interrupts.
+	constructing bool
+	// called is set once a call has left for another object.
+	called atomic.Bool
+
+	mu        sync.Mutex // guards the rest, and start and exists
 	state     turnState
 	stint     int // counts the times the turn was left and entered again
 	depth     int // of savepoints
@@ -96,21 +102,19 @@ func (t *turn) finish(err error) (mark, error) {
 	t.mu.Unlock()
 
 	o := t.o
-	var abort *durable.AbortError
-	var panicked *durable.PanicError
-	handlerErr, kept := durable.Kept(err)
+	cause := causeOf(err)
 	switch {
-	case errors.As(err, &abort):
+	case cause.abort != nil:
 		t.discard()
-		o.reset(t.act, abort)
+		o.reset(t.act, cause.abort)
 	case t.act.err() != nil: // ended from outside, while it ran
 		t.discard()
 		err = t.act.err()
-	case errors.As(err, &panicked):
+	case cause.panicked:
 		t.discard()
 		o.retire(t.act)
-	case err == nil || kept:
-		err = handlerErr
+	case err == nil || cause.kept:
+		err = cause.handler
 		if cerr := t.commit(); cerr != nil {
 			t.discard()
 			o.retire(t.act)
@@ -123,10 +127,31 @@ func (t *turn) finish(err error) (mark, error) {
 	}
 	m := o.now(t.act)
 	m.wrote = t.committed
+	m.effects = t.committed || t.called.Load()
 	if held {
 		o.leave(t.access)
 	}
 	return m, err
+}
+
+// A turnCause is what the error of a handler means for its turn.
+type turnCause struct {
+	handler  error // without the mark of [durable.Keep]
+	kept     bool
+	panicked bool
+	abort    *durable.AbortError
+}
+
+func causeOf(err error) turnCause {
+	if err == nil {
+		return turnCause{}
+	}
+	var panicked *durable.PanicError
+	var abort *durable.AbortError
+	isPanic := errors.As(err, &panicked)
+	errors.As(err, &abort)
+	handler, kept := durable.Kept(err)
+	return turnCause{handler: handler, kept: kept, panicked: isPanic, abort: abort}
 }
 
 // commit hands what was written since the last commit point to the store. When
@@ -135,6 +160,10 @@ func (t *turn) finish(err error) (mark, error) {
 func (t *turn) commit() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.commitLocked()
+}
+
+func (t *turn) commitLocked() error {
 	v := &t.overlay
 	if !v.dirty() {
 		return nil
@@ -185,19 +214,23 @@ func (t *turn) commit() error {
 	return nil
 }
 
-// commitPoint commits in mid-turn and returns the mark to wait for.
-func (t *turn) commitPoint(what string) (mark, error) {
+// commitPoint commits in mid-turn and returns the mark to wait for. next is the
+// state of the turn from then on.
+func (t *turn) commitPoint(what string, next turnState) (mark, error) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	err := t.live()
 	if err == nil && t.depth > 0 {
 		err = fmt.Errorf("%s: %w", what, durable.ErrCallInSavepoint)
 	}
-	t.mu.Unlock()
 	if err == nil {
-		err = t.commit()
+		err = t.commitLocked()
 	}
 	if err != nil {
 		return mark{}, err
+	}
+	if t.state = next; next == away {
+		t.stint++
 	}
 	return t.o.now(t.act), nil
 }
@@ -214,10 +247,18 @@ func (t *turn) ID() durable.ID { return t.o.durableID() }
 func (t *turn) Name() string { return t.act.name }
 
 // Now implements [durable.Handle].
-func (t *turn) Now() time.Time { return t.start }
+func (t *turn) Now() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.start
+}
 
 // Exists implements [durable.Handle].
-func (t *turn) Exists() bool { return t.exists }
+func (t *turn) Exists() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.exists
+}
 
 // A viewHandle is the [durable.View] of a turn.
 type viewHandle struct{ *turn }
@@ -275,7 +316,7 @@ func (h txHandle) Savepoint(fn func() error) error {
 
 // Sync implements [durable.Tx].
 func (h txHandle) Sync(ctx context.Context) error {
-	if _, err := h.commitPoint("sync"); err != nil {
+	if _, err := h.commitPoint("sync", running); err != nil {
 		return err
 	}
 	o := h.o
@@ -288,36 +329,42 @@ func (h txHandle) Sync(ctx context.Context) error {
 // Await implements [durable.Tx].
 func (h txHandle) Await(ctx context.Context, fn func(ctx context.Context) error) error {
 	t, o := h.turn, h.o
-	m, err := t.commitPoint("await")
+	m, err := t.commitPoint("await", away)
 	if err != nil {
 		return err
 	}
-	t.mu.Lock()
-	t.state = away
-	t.stint++
-	t.mu.Unlock()
-	t.link.away.Store(true)
-	o.leave(exclusive)
+	if !t.constructing {
+		t.link.away.Store(true)
+		o.leave(exclusive)
+	}
 
 	err = o.await(ctx, m)
 	if err == nil {
 		err = fn(ctx)
 	}
 
-	if eerr := o.enter(ctx, exclusive, 0, true); eerr != nil {
-		t.stop()
-		return eerr
-	}
-	t.link.away.Store(false)
-	act, _ := o.settled(ctx)
-	if act != t.act {
-		o.leave(exclusive)
-		t.stop()
-		return o.whyEnded(t.act)
+	if !t.constructing {
+		if eerr := o.enter(ctx, exclusive, 0, true); eerr != nil {
+			t.stop()
+			return eerr
+		}
+		if o.settled() != t.act {
+			o.leave(exclusive)
+			t.stop()
+			return o.whyEnded(t.act)
+		}
+		t.link.away.Store(false)
 	}
 	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state == done { // the handler did not wait for this goroutine
+		if !t.constructing {
+			o.leave(exclusive)
+		}
+		return durable.ErrTxDone
+	}
 	t.state = running
-	t.mu.Unlock()
+	t.start, t.exists = time.Now(), t.act.exists
 	return err
 }
 
@@ -335,13 +382,14 @@ func (t *turn) outward(ctx context.Context) (context.Context, error) {
 	if t.o.host.conn == nil {
 		return nil, durable.ErrMethodUnknown
 	}
-	m, err := t.commitPoint("call another object")
+	m, err := t.commitPoint("call another object", running)
 	if err != nil {
 		return nil, err
 	}
 	if err := t.o.await(ctx, m); err != nil {
 		return nil, err
 	}
+	t.called.Store(true)
 	return context.WithValue(ctx, chainKey{}, t.link), nil
 }
 
