@@ -24,6 +24,10 @@ var (
 	// ErrDraining reports that the server is shutting down and did not start
 	// the call.
 	ErrDraining = errors.New("durable: the server is draining")
+	// ErrStreamDrained ends the streams that are open when the server shuts
+	// down. What their handlers had written stays; the caller may open a new
+	// one elsewhere.
+	ErrStreamDrained = errors.New("durable: the server is draining and ends the stream")
 	// ErrNotOwner reports that this server does not own the object, or that
 	// its store failed. The call was not started.
 	ErrNotOwner = errors.New("durable: the object is not served here")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 
 	"connectrpc.com/connect/v2"
@@ -52,7 +53,7 @@ func (s *Server) newHandler() http.Handler {
 		fallback = http.HandlerFunc(unknownService)
 	}
 	mux.Handle("/", fallback)
-	return ingress(mux)
+	return s.ingress(mux)
 }
 
 // unknownService answers calls of services that nobody registered: gRPC clients
@@ -119,10 +120,14 @@ type urlKey struct {
 	text string // still escaped
 }
 
-type urlKeyContext struct{}
+type (
+	urlKeyContext struct{}
+	writerContext struct{}
+)
 
-// ingress takes the key out of the URL and internal headers out of the request.
-func ingress(next http.Handler) http.Handler {
+// ingress takes the key out of the URL and internal headers out of the request,
+// and keeps the response writer for streams of requests.
+func (s *Server) ingress(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for name := range r.Header {
 			if strings.HasPrefix(name, headerPrefix) && name != headerName && name != headerID {
@@ -140,12 +145,15 @@ func ingress(next http.Handler) http.Handler {
 			u.Path, u.RawPath = path, ""
 			r.URL = &u
 		}
+		if value, ok := s.routes.Load(r.URL.Path); ok && value.(*route).method.ClientStream {
+			r = r.WithContext(context.WithValue(r.Context(), writerContext{}, w))
+		}
 		next.ServeHTTP(w, r)
 	})
 }
 
 // cutURLKey splits /-/kind/key/pkg.Service/Method.
-func cutURLKey(escaped string) (key urlKey, path string, ok bool) {
+func cutURLKey(escaped string) (key urlKey, procedure string, ok bool) {
 	rest := strings.TrimPrefix(escaped, "/-/")
 	kind, rest, ok := strings.Cut(rest, "/")
 	if !ok || kind != "name" && kind != "id" {
@@ -155,8 +163,9 @@ func cutURLKey(escaped string) (key urlKey, path string, ok bool) {
 	if !ok {
 		return urlKey{}, "", false
 	}
-	path, err := url.PathUnescape("/" + rest)
-	return urlKey{kind: kind, text: text}, path, err == nil
+	procedure, err := url.PathUnescape("/" + rest)
+	// A path that is not clean would be redirected to one without the key.
+	return urlKey{kind: kind, text: text}, procedure, err == nil && path.Clean(procedure) == procedure
 }
 
 // unary serves a method with one request and one response.
@@ -168,7 +177,7 @@ func (s *Server) unary(r *route) connect.ServerFunc {
 			return err
 		}
 		if r.method.ReadOnly {
-			cacheHeaders(ctx, info)
+			cacheHeaders(ctx, r, info)
 		}
 		key, err := r.resolve(outerKeys(ctx, r, info), req)
 		if err != nil {
@@ -194,6 +203,7 @@ func (s *Server) streaming(r *route) connect.ServerFunc {
 		info, _ := connect.CallInfoForServerContext(ctx)
 		call := callInfo(r, info)
 		port := &httpPort{stream: stream, call: call, info: info}
+		port.writer, _ = ctx.Value(writerContext{}).(http.ResponseWriter)
 		err := s.stream(durable.ContextWithCallInfo(ctx, call), r, outerKeys(ctx, r, info), port)
 		respond(call, info)
 		return err
@@ -205,6 +215,7 @@ type httpPort struct {
 	stream    connect.ServerStream
 	call      *durable.CallInfo
 	info      *connect.CallInfo
+	writer    http.ResponseWriter // nil where only the server streams
 	responded bool
 }
 
@@ -256,9 +267,10 @@ func respond(call *durable.CallInfo, info *connect.CallInfo) {
 
 // cacheHeaders keeps answers to GET out of caches, unless the handler says
 // otherwise, and tells caches which headers the answer depends on.
-func cacheHeaders(ctx context.Context, info *connect.CallInfo) {
+func cacheHeaders(ctx context.Context, r *route, info *connect.CallInfo) {
 	if h, ok := connecthttp.ServerInfoForContext(ctx); ok && h.HTTPMethod() == http.MethodGet {
 		info.ResponseHeader().Set("Cache-Control", "no-store")
-		info.ResponseHeader().Add("Vary", headerName+", "+headerID)
+		names := append([]string{headerName, headerID}, r.typ.KeyHeaders...)
+		info.ResponseHeader().Add("Vary", strings.Join(names, ", "))
 	}
 }

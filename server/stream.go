@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -103,6 +105,13 @@ func (p *httpPort) Send(msg proto.Message) error {
 		respond(p.call, p.info)
 	}
 	return p.stream.Send(msg)
+}
+
+// Interrupt implements [actor.StreamPort].
+func (p *httpPort) Interrupt() {
+	if p.writer != nil {
+		_ = http.NewResponseController(p.writer).SetReadDeadline(time.Unix(1, 0))
+	}
 }
 
 // Receive implements [actor.StreamPort].

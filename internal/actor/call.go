@@ -96,7 +96,10 @@ func (h *Host) Stream(ctx context.Context, c Call, port StreamPort, req proto.Me
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(h.drain, func() { cancel(context.Cause(h.drain)) })()
+	defer context.AfterFunc(h.drain, func() {
+		cancel(durable.ErrStreamDrained)
+		port.Interrupt()
+	})()
 	s := &stream{o: o, act: act, parent: parent, port: port, ctx: ctx}
 	hctx := newHandlerContext(ctx, 0, time.Time{}, l)
 	defer hctx.end()
@@ -105,7 +108,7 @@ func (h *Host) Stream(ctx context.Context, c Call, port StreamPort, req proto.Me
 		out, err = c.Method.Streaming(hctx, act.handler, s, req)
 		return err
 	})
-	if cause := context.Cause(ctx); err != nil && errors.Is(cause, durable.ErrDraining) {
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, durable.ErrStreamDrained) {
 		err = cause
 	}
 	m := o.now(act)
@@ -120,6 +123,8 @@ func (h *Host) Stream(ctx context.Context, c Call, port StreamPort, req proto.Me
 type StreamPort interface {
 	Send(msg proto.Message) error
 	Receive(msg proto.Message) error
+	// Interrupt makes a Receive that waits, and those to come, fail.
+	Interrupt()
 }
 
 // A stream is the [durable.StreamPort] of one streaming call. Its turns are

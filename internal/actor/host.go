@@ -41,7 +41,7 @@ type Host struct {
 		idle     chan struct{} // closed when draining and calls is 0
 	}
 	drain     context.Context // ended when draining begins, for streams
-	stopDrain context.CancelCauseFunc
+	stopDrain context.CancelFunc
 }
 
 type ownedShard struct {
@@ -88,7 +88,7 @@ func NewHost(ctx context.Context, info storage.Info, session storage.Session, op
 		h.log = slog.New(slog.DiscardHandler)
 	}
 	h.mu.types = map[string]*Type{}
-	h.drain, h.stopDrain = context.WithCancelCause(context.Background())
+	h.drain, h.stopDrain = context.WithCancel(context.Background())
 	want := make([]storage.ShardID, storage.Shards)
 	for i := range want {
 		want[i] = storage.ShardID(i)
@@ -186,8 +186,8 @@ func (h *Host) finish() {
 	}
 }
 
-// Drain refuses new calls with [durable.ErrDraining], ends the contexts of open
-// streams with it, and returns when no call is under way or ctx ends.
+// Drain refuses new calls with [durable.ErrDraining], ends open streams with
+// [durable.ErrStreamDrained], and returns when no call is under way or ctx ends.
 func (h *Host) Drain(ctx context.Context) error {
 	h.mu.Lock()
 	h.mu.draining = true
@@ -196,7 +196,7 @@ func (h *Host) Drain(ctx context.Context) error {
 	}
 	idle, calls := h.mu.idle, h.mu.calls
 	h.mu.Unlock()
-	h.stopDrain(durable.ErrDraining)
+	h.stopDrain()
 	if calls == 0 {
 		return nil
 	}

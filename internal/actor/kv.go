@@ -96,6 +96,12 @@ func (t *turn) get(ctx context.Context, key string) ([]byte, bool, error) {
 	if err != nil {
 		return nil, false, readFailed("get", err)
 	}
+	t.mu.Lock()
+	err = t.live() // the turn may have ended meanwhile, and the next one written
+	t.mu.Unlock()
+	if err != nil {
+		return nil, false, err
+	}
 	return value, ok, nil
 }
 

@@ -245,6 +245,8 @@ type fakePort struct {
 	seq  int
 	name string
 	in   chan string
+
+	interrupted chan struct{}
 }
 
 func (p fakePort) Send(msg proto.Message) error {
@@ -252,8 +254,12 @@ func (p fakePort) Send(msg proto.Message) error {
 	return nil
 }
 
+func (p fakePort) Interrupt() { close(p.interrupted) }
+
 func (p fakePort) Receive(msg proto.Message) error {
 	select {
+	case <-p.interrupted:
+		return durable.ErrStreamDrained
 	case text := <-p.in:
 		proto.Merge(msg, wrapperspb.String(text))
 		return nil
@@ -433,7 +439,7 @@ func (w *world) call(d *datadriven.TestData) string {
 				c.Method = viewMethod
 			case "stream":
 				c.Method = streamMethod
-				return "", w.host.Stream(ctx, c, fakePort{w, ctx, seq, name, in}, req)
+				return "", w.host.Stream(ctx, c, fakePort{w, ctx, seq, name, in, make(chan struct{})}, req)
 			}
 			err := w.host.Unary(ctx, c, req, &res)
 			return res.GetValue(), err
