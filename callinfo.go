@@ -70,9 +70,6 @@ func ContextWithCallInfo(ctx context.Context, info *CallInfo) context.Context {
 	return context.WithValue(ctx, callInfoKey{}, info)
 }
 
-// InCall reports whether ctx carries the info of a call.
-func InCall(ctx context.Context) bool { return ctx.Value(callInfoKey{}) != nil }
-
 // CallInfoFromContext returns the call that ctx was made for. Outside a handler
 // it returns an empty one.
 func CallInfoFromContext(ctx context.Context) *CallInfo {

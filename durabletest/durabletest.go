@@ -21,6 +21,7 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"google.golang.org/protobuf/proto"
 
 	durable "github.com/durable-go/durable"
@@ -42,6 +43,7 @@ type Server struct {
 // An incarnation is the server between two restarts.
 type incarnation struct {
 	fs       *vfs.MemFS
+	off      *atomic.Bool // the power is off: nothing reaches fs any more
 	engine   *pebblekv.Engine
 	server   *server.Server
 	web      *http.Server
@@ -56,20 +58,29 @@ func New(tb testing.TB, register func(durable.Registrar) error, opts ...server.O
 	s.client = &http.Client{Transport: s.transport()}
 	tb.Cleanup(func() {
 		s.client.CloseIdleConnections()
-		if err := s.now.Load().close(); err != nil {
+		if err := s.now.Load().close(context.Background()); err != nil {
 			tb.Errorf("durabletest: close: %v", err)
 		}
 	})
 	return s
 }
 
+var errPowerOff = errors.New("the power is off")
+
 // storeDir is where the store is in the memory file system.
 const storeDir = "store"
 
 func (s *Server) start(fs *vfs.MemFS) {
 	s.tb.Helper()
+	off := new(atomic.Bool)
+	disk := errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if off.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			return errPowerOff
+		}
+		return nil
+	}))
 	engine, err := pebblekv.Open(storeDir, pebblekv.Options{
-		FS: fs, CacheSize: 1 << 20, MemTableSize: 1 << 20, ReserveBytes: -1,
+		FS: disk, CacheSize: 1 << 20, MemTableSize: 1 << 20, ReserveBytes: -1,
 	})
 	if err != nil {
 		s.tb.Fatalf("durabletest: %v", err)
@@ -84,7 +95,7 @@ func (s *Server) start(fs *vfs.MemFS) {
 		_ = engine.Close()
 		s.tb.Fatalf("durabletest: register: %v", err)
 	}
-	in := &incarnation{fs: fs, engine: engine, server: srv, listener: newPipeListener()}
+	in := &incarnation{fs: fs, off: off, engine: engine, server: srv, listener: newPipeListener()}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
@@ -93,11 +104,13 @@ func (s *Server) start(fs *vfs.MemFS) {
 	s.now.Store(in)
 }
 
-// close ends everything the incarnation runs.
-func (in *incarnation) close() error {
+// close ends everything the incarnation runs. When ctx ends it no longer waits
+// for handlers that are under way.
+func (in *incarnation) close(ctx context.Context) error {
+	_ = in.server.Drain(ctx) // while replies can still leave; Close tells how it went
 	err := in.web.Close()
 	in.listener.wait()
-	return errors.Join(err, in.server.Close(context.Background()), in.engine.Close())
+	return errors.Join(err, in.server.Close(ctx), in.engine.Close())
 }
 
 // Conn returns a connection to the server that stays good over restarts.
@@ -146,7 +159,7 @@ func (s *Server) Evict(object Object) bool {
 func (s *Server) Restart() {
 	s.tb.Helper()
 	in := s.now.Load()
-	if err := in.close(); err != nil {
+	if err := in.close(context.Background()); err != nil {
 		s.tb.Fatalf("durabletest: restart: %v", err)
 	}
 	s.client.CloseIdleConnections()
@@ -158,8 +171,11 @@ func (s *Server) Restart() {
 func (s *Server) Crash() {
 	s.tb.Helper()
 	in := s.now.Load()
+	in.off.Store(true) // first, so that nothing is acknowledged that the copy lacks
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = in.close(gone)
 	after := in.fs.CrashClone(vfs.CrashCloneCfg{})
-	_ = in.close() // what it still does reaches only the lost disk
 	s.client.CloseIdleConnections()
 	s.start(after)
 }

@@ -53,8 +53,10 @@ var sentinels = []struct {
 		code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_DRAINING,
 		message: "the server is shutting down", flags: retryable,
 	}},
-	{durable.ErrStreamDrained, verdict{code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_DRAINING,
-		message: "the server is shutting down and ends the stream"}},
+	{durable.ErrStreamDrained, verdict{
+		code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_DRAINING,
+		message: "the server is shutting down and ends the stream",
+	}},
 	{durable.ErrNotOwner, verdict{
 		code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER,
 		message: "the object is not served here now", flags: retryable | reset,

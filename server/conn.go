@@ -65,22 +65,15 @@ func (c conn) route(call *durable.Call) (*route, key, error) {
 	return r, k, nil
 }
 
-// localInfo gives the handler a [durable.CallInfo] of its own where the call
-// has headers, or where it would see that of the handler that calls.
+// localInfo gives the handler a [durable.CallInfo] of its own, lest it see that
+// of the handler that calls.
 func localInfo(ctx context.Context, call *durable.Call) (context.Context, *durable.CallInfo) {
-	asks := call.Header != nil || call.ResponseHeader != nil || call.ResponseTrailer != nil
-	if !asks && !durable.InCall(ctx) {
-		return ctx, nil
-	}
 	info := durable.NewCallInfo(call.Method.Procedure, func() http.Header { return call.Header.Clone() })
 	return durable.ContextWithCallInfo(ctx, info), info
 }
 
 // deliver hands response headers and trailers to the caller.
 func deliver(call *durable.Call, info *durable.CallInfo) {
-	if info == nil {
-		return
-	}
 	header, trailer := info.Response()
 	if call.ResponseHeader != nil {
 		*call.ResponseHeader = header
@@ -98,16 +91,18 @@ func (c conn) OpenStream(ctx context.Context, call *durable.Call) (durable.Clien
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	p := &localStream{
-		ctx: ctx, cancel: cancel, call: call,
+		ctx: ctx, cancel: cancel, call: call, route: r, id: k.id,
 		requests:  make(chan proto.Message),
 		responses: make(chan proto.Message),
 		done:      make(chan struct{}),
+
+		interrupted: make(chan struct{}),
 	}
 	sctx, info := localInfo(ctx, call)
 	p.info = info
 	go func() {
+		defer cancel() // last, so that an end by the caller is told from one by the handler
 		defer close(p.done)
-		defer cancel()
 		outer := candidate{source: "stub", text: k.name}
 		if k.name == "" {
 			outer = candidate{source: "stub", text: k.id.String(), isID: true}
@@ -129,13 +124,19 @@ type localStream struct {
 	ctx       context.Context // of the call
 	cancel    context.CancelFunc
 	call      *durable.Call
+	route     *route
+	id        durable.ID
 	info      *durable.CallInfo
 	requests  chan proto.Message
 	responses chan proto.Message
 	closeSend sync.Once
 	done      chan struct{} // closed when the handler has returned
 	err       error         // what it returned
+	header    http.Header   // of the response; the handler's end sets it before the first
+	sent      bool          // the handler's end sent one
 	started   bool          // a response was received
+
+	interrupted chan struct{} // closed when the server drains
 }
 
 // Send implements [durable.ClientStreamPort].
@@ -146,9 +147,25 @@ func (p *localStream) Send(msg proto.Message) error {
 	case <-p.done:
 		return io.EOF
 	case <-p.ctx.Done():
-		return context.Cause(p.ctx)
+		if p.over() {
+			return io.EOF
+		}
+		return p.left()
 	}
 }
+
+// over reports whether the handler has returned.
+func (p *localStream) over() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// left returns the error of a call whose caller gave up.
+func (p *localStream) left() error { return callError(context.Cause(p.ctx), p.route, p.id) }
 
 // CloseSend implements [durable.ClientStreamPort].
 func (p *localStream) CloseSend() error {
@@ -162,17 +179,23 @@ func (p *localStream) Receive(msg proto.Message) error {
 	case res := <-p.responses:
 		if !p.started {
 			p.started = true
-			deliver(p.call, p.info)
+			if p.call.ResponseHeader != nil {
+				*p.call.ResponseHeader = p.header
+			}
 		}
 		proto.Merge(msg, res)
 		return nil
 	case <-p.done:
-		deliver(p.call, p.info)
-		if p.err != nil {
-			return p.err
+	case <-p.ctx.Done():
+		if !p.over() {
+			return p.left()
 		}
-		return io.EOF
 	}
+	deliver(p.call, p.info)
+	if p.err != nil {
+		return p.err
+	}
+	return io.EOF
 }
 
 // Close implements [durable.ClientStreamPort].
@@ -187,6 +210,11 @@ type serverEnd struct{ p *localStream }
 
 // Send implements [actor.StreamPort].
 func (e serverEnd) Send(msg proto.Message) error {
+	if p := e.p; !p.sent {
+		p.sent = true
+		header, _ := p.info.Response()
+		p.header = header.Clone() // the handler may go on to use its own
+	}
 	select {
 	case e.p.responses <- proto.Clone(msg):
 		return nil
@@ -194,6 +222,9 @@ func (e serverEnd) Send(msg proto.Message) error {
 		return context.Cause(e.p.ctx)
 	}
 }
+
+// Interrupt implements [actor.StreamPort].
+func (e serverEnd) Interrupt() { close(e.p.interrupted) }
 
 // Receive implements [actor.StreamPort].
 func (e serverEnd) Receive(msg proto.Message) error {
@@ -204,6 +235,8 @@ func (e serverEnd) Receive(msg proto.Message) error {
 		}
 		proto.Merge(msg, req)
 		return nil
+	case <-e.p.interrupted:
+		return durable.ErrStreamDrained
 	case <-e.p.ctx.Done():
 		return context.Cause(e.p.ctx)
 	}
