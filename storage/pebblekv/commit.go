@@ -34,7 +34,7 @@ func (sh *shard) Commit(b *storage.Batch) *storage.Pending {
 		return storage.ResolvedPending(err)
 	}
 	e := sh.e
-	if err := e.space.check(b.Size()); err != nil {
+	if err := e.space.check(b); err != nil {
 		return storage.ResolvedPending(err)
 	}
 	if !e.inside.enter() {

@@ -212,6 +212,14 @@ func TestNoSpace(t *testing.T) {
 		if val, _, err := sh.Get(t.Context(), o, []byte("k")); string(val) != "1" || err != nil {
 			t.Errorf("get from a full disk: %q, %v", val, err)
 		}
+		clear := &storage.Batch{Object: o, Del: [][]byte{[]byte("other")}}
+		if err := sh.Commit(clear).Wait(); err != nil {
+			t.Errorf("deleting on a full disk: %v", err)
+		}
+		free(499)
+		if err := sh.Commit(clear).Wait(); !errors.Is(err, storage.ErrNoSpace) {
+			t.Errorf("deleting beyond half of the reserve: %v", err)
+		}
 		free(1000)
 		if err := sh.Commit(batch(o, "k", "3")).Wait(); err != nil {
 			t.Errorf("commit when there is space again: %v", err)

@@ -50,7 +50,9 @@ type Options struct {
 	// default is 200 µs; a negative value means none.
 	MinSyncInterval time.Duration
 	// ReserveBytes is how much disk space is kept free: commits that find less
-	// resolve to [storage.ErrNoSpace]. The default is 64 MiB; a negative value
+	// resolve to [storage.ErrNoSpace]. Those that only delete
+	// may use half of it. Compactions need it too: a store of many gigabytes
+	// wants more. The default is 256 MiB; a negative value
 	// turns the check off.
 	ReserveBytes int64
 }
@@ -72,7 +74,7 @@ func (o Options) withDefaults() Options {
 		o.MinSyncInterval = 200 * time.Microsecond
 	}
 	if o.ReserveBytes == 0 {
-		o.ReserveBytes = 64 << 20
+		o.ReserveBytes = 256 << 20
 	}
 	return o
 }

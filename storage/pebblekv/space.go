@@ -30,21 +30,28 @@ type space struct {
 	looking sync.Mutex
 }
 
-// check returns an error when there is too little free space to write n bytes.
-func (s *space) check(n int) error {
+// check returns an error when there is too little free space for the batch. One
+// that only deletes may use half of the reserve, so that a full disk can be
+// cleared.
+func (s *space) check(b *storage.Batch) error {
 	if s.reserve < 0 {
 		return nil
 	}
-	if s.written.Add(int64(n)) > spaceBytes || time.Now().UnixNano() >= s.next.Load() {
+	if s.written.Add(int64(b.Size())) > spaceBytes || time.Now().UnixNano() >= s.next.Load() {
 		s.look()
 	}
 	free := s.free.Load()
-	if free < 0 {
+	if free < 0 || deletes(b) && free >= s.reserve/2 {
 		return nil
 	}
 	return &storage.LimitError{
 		What: "bytes free", Max: s.reserve, Actual: free, Err: storage.ErrNoSpace,
 	}
+}
+
+// deletes reports whether a batch only deletes.
+func deletes(b *storage.Batch) bool {
+	return len(b.Put) == 0 && len(b.Merge) == 0 && b.Create == nil && len(b.Timers) == 0
 }
 
 func (s *space) look() {
