@@ -37,14 +37,18 @@ var (
 	// ErrUnimplemented reports a method that its handler does not implement.
 	// See [Unimplemented].
 	ErrUnimplemented = errors.New("durable: not implemented")
-	// ErrCallInSavepoint reports a call to another object, or an Await, inside
-	// [Tx].Savepoint, where nothing may leave the object.
-	ErrCallInSavepoint = errors.New("durable: not allowed inside a savepoint")
+	// ErrMalformedValue reports a stored value that does not parse as the
+	// message that was asked for. See [GetProto] and [ListProto].
+	ErrMalformedValue = errors.New("durable: a stored value does not parse as its message")
+	// ErrNoResponse reports a handler that returned neither a response nor an
+	// error. What it wrote since its last commit point is rolled back.
+	ErrNoResponse = errors.New("durable: the handler returned neither a response nor an error")
+	// ErrInSavepoint reports a call to another object, Await, Sync or DeleteAll
+	// inside [Tx].Savepoint, where nothing may leave the object. It did nothing.
+	ErrInSavepoint = errors.New("durable: not allowed inside a savepoint")
 	// ErrInvalidArgument reports arguments that a handle cannot accept, such
 	// as an empty list range bound twice. Nothing was changed.
 	ErrInvalidArgument = errors.New("durable: invalid argument")
-	// ErrDeleteAllInSavepoint reports DeleteAll inside [Tx].Savepoint.
-	ErrDeleteAllInSavepoint = errors.New("durable: DeleteAll is not allowed inside a savepoint")
 )
 
 // Unimplemented returns an error for a method that is not implemented. The
@@ -75,7 +79,8 @@ type KeyError struct {
 
 func (e *KeyError) Error() string { return "durable: " + e.Detail }
 
-// A LimitError reports that something is over a limit; nothing was changed.
+// A LimitError reports that something is over a limit. The operation that
+// returns it changed nothing; what the turn wrote before stays.
 type LimitError struct {
 	Name   string // what is limited, such as "value bytes"
 	Max    int64
@@ -86,8 +91,9 @@ func (e *LimitError) Error() string {
 	return fmt.Sprintf("durable: %d %s, the limit is %d", e.Actual, e.Name, e.Max)
 }
 
-// An OverloadError reports that an object has more work than it takes. The
-// call was not started.
+// An OverloadError reports that an object has more work than it takes: its queue
+// is full, the call waited too long for its turn, or the constructor it waited
+// for took too long. The handler was not called; a constructor may have been.
 type OverloadError struct {
 	Limit  string // "queued calls", "queued bytes", "milliseconds in the queue" …
 	Max    int64
@@ -114,7 +120,9 @@ func (e *ChainError) Error() string {
 }
 
 // A ConstructorError reports that the constructor of an object failed. Every
-// call that waited for it fails with it, and the next call tries again.
+// call that waited for it fails with it, what the constructor wrote since its
+// last commit point is rolled back, and the next call tries again. No handler
+// was called.
 type ConstructorError struct{ Err error }
 
 func (e *ConstructorError) Error() string { return "durable: constructor: " + e.Err.Error() }

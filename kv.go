@@ -27,7 +27,8 @@ type KVReader interface {
 	// Get returns the value of key; ok is false when there is none.
 	Get(ctx context.Context, key string) (value []byte, ok bool, err error)
 	// GetMany returns the pairs that exist among keys, in order of key. It
-	// returns a [LimitError] for more than 128 keys.
+	// returns a [LimitError] for more keys than [Limits].MaxBatchKeys, 128 by
+	// default.
 	GetMany(ctx context.Context, keys ...string) ([]Entry, error)
 	// List yields the pairs in order of key, all of them unless options say
 	// otherwise. It shows the state at the moment the iteration began, whatever
@@ -42,16 +43,18 @@ type KVReader interface {
 type KV interface {
 	KVReader
 	// Put stores value under key, in place of any other. A nil value is
-	// refused; an empty one is a value. It returns a [LimitError] for a key
-	// over 2 KiB or a value over 2 MiB.
+	// refused with [ErrInvalidArgument]; an empty one is a value. It returns a
+	// [LimitError] for a key over [Limits].MaxKeyBytes, 2 KiB by default, or a
+	// value over MaxValueBytes, 2 MiB by default.
 	Put(ctx context.Context, key string, value []byte) error
 	// PutMany stores all pairs, or none when one of them is refused or there
-	// are more than 128.
+	// are more than [Limits].MaxBatchKeys, 128 by default.
 	PutMany(ctx context.Context, entries ...Entry) error
 	// Delete removes key and reports whether it was there.
 	Delete(ctx context.Context, key string) (existed bool, err error)
 	// DeleteMany removes keys and returns how many were there. It returns a
-	// [LimitError], and removes nothing, for more than 128.
+	// [LimitError], and removes nothing, for more than [Limits].MaxBatchKeys, 128
+	// by default.
 	DeleteMany(ctx context.Context, keys ...string) (existed int, err error)
 	// Unconfirmed returns the same pairs, whose writes hold no reply back: a
 	// turn that wrote through it alone answers before its commit is durable. A
@@ -81,34 +84,34 @@ type ListOptions struct {
 // A ListOption narrows a list.
 type ListOption func(*ListOptions)
 
-// WithStart lists keys from key on, included.
-func WithStart(key string) ListOption {
+// ListStart lists keys from key on, included.
+func ListStart(key string) ListOption {
 	return func(o *ListOptions) { o.Start, o.hasStart = key, true }
 }
 
-// WithStartAfter lists keys beyond key. It excludes [WithStart].
-func WithStartAfter(key string) ListOption {
+// ListStartAfter lists keys beyond key. It excludes [ListStart].
+func ListStartAfter(key string) ListOption {
 	return func(o *ListOptions) { o.StartAfter, o.hasStartAfter = key, true }
 }
 
-// WithEnd lists keys before key.
-func WithEnd(key string) ListOption {
+// ListEnd lists keys before key.
+func ListEnd(key string) ListOption {
 	return func(o *ListOptions) { o.End, o.hasEnd = key, true }
 }
 
-// WithPrefix lists keys that begin with prefix.
-func WithPrefix(prefix string) ListOption {
+// ListPrefix lists keys that begin with prefix.
+func ListPrefix(prefix string) ListOption {
 	return func(o *ListOptions) { o.Prefix = prefix }
 }
 
-// WithLimit lists at most n pairs, which must be positive: the first n, or the
-// last n with [WithReverse].
-func WithLimit(n int) ListOption {
+// ListLimit lists at most n pairs, which must be positive: the first n, or the
+// last n with [ListReverse].
+func ListLimit(n int) ListOption {
 	return func(o *ListOptions) { o.Limit, o.hasLimit = n, true }
 }
 
-// WithReverse lists from the highest key down. Start stays the lower bound.
-func WithReverse() ListOption {
+// ListReverse lists from the highest key down. Start stays the lower bound.
+func ListReverse() ListOption {
 	return func(o *ListOptions) { o.Reverse = true }
 }
 
@@ -117,7 +120,7 @@ func WithReverse() ListOption {
 // options that contradict one another.
 func (o *ListOptions) Range() (lo, hi string, bounded bool, err error) {
 	if o.hasStart && o.hasStartAfter {
-		return "", "", false, fmt.Errorf("%w: list: WithStart and WithStartAfter exclude each other", ErrInvalidArgument)
+		return "", "", false, fmt.Errorf("%w: list: ListStart and ListStartAfter exclude each other", ErrInvalidArgument)
 	}
 	if o.hasLimit && o.Limit <= 0 {
 		return "", "", false, fmt.Errorf("%w: list: the limit is %d and must be positive", ErrInvalidArgument, o.Limit)
@@ -145,20 +148,22 @@ func prefixEnd(prefix string) (end string, ok bool) {
 	return "", false
 }
 
-// GetProto reads the message stored under key into msg and reports whether
-// there was one. Without one, msg is left alone.
+// GetProto reads the message stored under key into msg, in place of what it
+// held, and reports whether there was one. Without one, msg is left alone. It
+// returns [ErrMalformedValue] when the value does not parse.
 func GetProto(ctx context.Context, kv KVReader, key string, msg proto.Message) (bool, error) {
 	value, ok, err := kv.Get(ctx, key)
 	if err != nil || !ok {
 		return false, err
 	}
 	if err := proto.Unmarshal(value, msg); err != nil {
-		return false, fmt.Errorf("durable: get %q: the value is no %s: %w", key, msg.ProtoReflect().Descriptor().FullName(), err)
+		return false, fmt.Errorf("%w: get %q: no %s: %w", ErrMalformedValue, key, msg.ProtoReflect().Descriptor().FullName(), err)
 	}
 	return true, nil
 }
 
-// PutProto stores msg under key, in protobuf's binary encoding.
+// PutProto stores msg under key, in protobuf's binary encoding, by the rules of
+// [KV].Put. msg stays the caller's.
 func PutProto(ctx context.Context, kv KV, key string, msg proto.Message) error {
 	// The capacity keeps the value of an empty message from being nil.
 	value, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, 0, proto.Size(msg)), msg)
@@ -169,7 +174,8 @@ func PutProto(ctx context.Context, kv KV, key string, msg proto.Message) error {
 }
 
 // ListProto yields the pairs that list as messages of type M, under the same
-// rules as [KVReader].List.
+// rules as [KVReader].List. It ends with [ErrMalformedValue] at a value that does
+// not parse.
 func ListProto[M any, PM interface {
 	*M
 	proto.Message
@@ -179,7 +185,7 @@ func ListProto[M any, PM interface {
 			msg := PM(new(M))
 			if err == nil {
 				if uerr := proto.Unmarshal(e.Value, msg); uerr != nil {
-					err = fmt.Errorf("durable: list %q: the value is no %s: %w", e.Key, msg.ProtoReflect().Descriptor().FullName(), uerr)
+					err = fmt.Errorf("%w: list %q: no %s: %w", ErrMalformedValue, e.Key, msg.ProtoReflect().Descriptor().FullName(), uerr)
 				}
 			}
 			if !yield(ProtoEntry[PM]{Key: e.Key, Message: msg}, err) || err != nil {

@@ -39,7 +39,8 @@ func (h *Host) Unary(ctx context.Context, c Call, req, res proto.Message) error 
 		a = shared
 	}
 	m, err := o.inTurn(ctx, a, c.Bytes, l, nil, func(t *turn) error {
-		hctx := newHandlerContext(ctx, c.Type.Limits.HandlerTimeout, t.start, l)
+		hctx := &t.context
+		hctx.init(ctx, c.Type.Limits.HandlerTimeout, t.start, l)
 		defer hctx.end()
 		var out proto.Message
 		var err error
@@ -56,6 +57,20 @@ func (h *Host) Unary(ctx context.Context, c Call, req, res proto.Message) error 
 	return o.reply(ctx, m, err)
 }
 
+// An effectsError is what a call ends with that has had effects, whatever its
+// error says.
+type effectsError struct{ error }
+
+func (e effectsError) Unwrap() error { return e.error }
+
+// HadEffects reports whether the call that ended with err had effects that stay:
+// it committed, called another object or left its turn. Such a call must not be
+// taken for one that was never started.
+func HadEffects(err error) bool {
+	var e effectsError
+	return errors.As(err, &e)
+}
+
 // reply holds the outcome of a handler until it may leave.
 func (o *object) reply(ctx context.Context, m mark, err error) error {
 	told := errors.Is(err, durable.ErrReset) || errors.Is(err, durable.ErrCommitFailed)
@@ -65,6 +80,9 @@ func (o *object) reply(ctx context.Context, m mark, err error) error {
 	if m.effects && errors.Is(err, durable.ErrNotOwner) {
 		// That would mean that the call was not started, and may be repeated.
 		err = resetBy(err)
+	}
+	if m.effects && err != nil {
+		return effectsError{err}
 	}
 	return err
 }
@@ -92,13 +110,13 @@ func (h *Host) Stream(ctx context.Context, c Call, port StreamPort, req proto.Me
 	if err != nil {
 		return err
 	}
-	l.away.Store(true) // a stream holds no turn, except in Update and View
+	l = l.outsideTurns() // a stream holds no turn, except in Update and View
+	defer l.end()
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(h.drain, func() {
 		cancel(durable.ErrStreamDrained)
-		port.Interrupt()
 	})()
 	s := &stream{o: o, act: act, parent: parent, port: port, ctx: ctx}
 	hctx := newHandlerContext(ctx, 0, time.Time{}, l)
@@ -123,8 +141,6 @@ func (h *Host) Stream(ctx context.Context, c Call, port StreamPort, req proto.Me
 type StreamPort interface {
 	Send(msg proto.Message) error
 	Receive(msg proto.Message) error
-	// Interrupt makes a Receive that waits, and those to come, fail.
-	Interrupt()
 }
 
 // A stream is the [durable.StreamPort] of one streaming call. Its turns are

@@ -18,9 +18,17 @@ type link struct {
 	id       durable.ID
 	parent   *link
 	depth    int
-	// away is set while the object waits outside its turn, so that calls back
-	// to it can be served.
+	// away is set while the object waits outside its turn, and afterwards, so
+	// that calls back to it can be served.
 	away atomic.Bool
+	// ended is set when the call is over: who still has its context is in no
+	// chain.
+	ended atomic.Bool
+}
+
+func (l *link) end() {
+	l.away.Store(true)
+	l.ended.Store(true)
 }
 
 type chainKey struct{}
@@ -28,6 +36,9 @@ type chainKey struct{}
 // chainOf returns the innermost link of the chain that ctx belongs to.
 func chainOf(ctx context.Context) *link {
 	l, _ := ctx.Value(chainKey{}).(*link)
+	for l != nil && l.ended.Load() {
+		l = l.parent
+	}
 	return l
 }
 
@@ -48,6 +59,14 @@ func (o *object) extend(parent *link) (*link, error) {
 		return nil, &durable.ChainError{Max: maxChain, Chain: l.names()}
 	}
 	return l, nil
+}
+
+// outsideTurns returns a link in place of l, whose turn is over, for a call that
+// goes on without one.
+func (l *link) outsideTurns() *link {
+	out := &link{typeName: l.typeName, id: l.id, parent: l.parent, depth: l.depth}
+	out.away.Store(true)
+	return out
 }
 
 // names lists the chain, outermost first.

@@ -25,14 +25,19 @@ type handlerContext struct {
 // newHandlerContext returns a context that ends with parent, after timeout
 // (never, when it is 0) or by end.
 func newHandlerContext(parent context.Context, timeout time.Duration, start time.Time, l *link) *handlerContext {
-	c := &handlerContext{parent: parent, link: l}
+	c := new(handlerContext)
+	c.init(parent, timeout, start, l)
+	return c
+}
+
+func (c *handlerContext) init(parent context.Context, timeout time.Duration, start time.Time, l *link) {
+	c.parent, c.link = parent, l
 	if timeout > 0 {
 		c.deadline = start.Add(timeout)
 		if d, ok := parent.Deadline(); ok && d.Before(c.deadline) {
 			c.deadline = time.Time{}
 		}
 	}
-	return c
 }
 
 // end cancels the context when the handler has returned.

@@ -109,6 +109,12 @@ func (h *Host) Register(ctx context.Context, t *durable.ObjectType) (*Type, erro
 	if err != nil {
 		return nil, fmt.Errorf("register object type %s: %w", t.Name, err)
 	}
+	if max := h.info.MaxValue; max > 0 && t.Limits.MaxValueBytes > max {
+		return nil, fmt.Errorf("register object type %s: the limit of %d value bytes is over that of the store, %d", t.Name, t.Limits.MaxValueBytes, max)
+	}
+	if max := h.info.MaxKey - 1; max > 0 && t.Limits.MaxKeyBytes > max {
+		return nil, fmt.Errorf("register object type %s: the limit of %d key bytes is over that of the store, %d", t.Name, t.Limits.MaxKeyBytes, max)
+	}
 	typ := &Type{ObjectType: t, id: id}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -209,6 +215,9 @@ func (h *Host) Drain(ctx context.Context) error {
 		return fmt.Errorf("drain: %d calls are still under way: %w", h.mu.calls, ctx.Err())
 	}
 }
+
+// Draining returns a context that ends when the host begins to drain.
+func (h *Host) Draining() context.Context { return h.drain }
 
 // object returns the entry of an object, making it if needed. The caller gives
 // it back with release.

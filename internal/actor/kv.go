@@ -10,72 +10,46 @@ import (
 	"github.com/durable-go/durable/storage"
 )
 
-// kv is the key-value half of a turn's handle; unconfirmedKV the same for
-// writes that hold no reply back.
-type (
-	kv            turn
-	unconfirmedKV turn
-)
+// A kvReader is the reading half of a turn's key-value pairs, and all that a
+// view has of them.
+type kvReader turn
 
-func (k *kv) turn() *turn                                       { return (*turn)(k) }
-func (k *kv) Put(_ context.Context, key string, v []byte) error { return k.turn().put(key, v, true) }
-func (k *kv) Unconfirmed() durable.KV                           { return (*unconfirmedKV)(k) }
-
-func (k *kv) Get(ctx context.Context, key string) ([]byte, bool, error) {
-	return k.turn().get(ctx, key)
+func (k *kvReader) Get(ctx context.Context, key string) ([]byte, bool, error) {
+	return (*turn)(k).get(ctx, key)
 }
 
-func (k *kv) GetMany(ctx context.Context, keys ...string) ([]durable.Entry, error) {
-	return k.turn().getMany(ctx, keys)
+func (k *kvReader) GetMany(ctx context.Context, keys ...string) ([]durable.Entry, error) {
+	return (*turn)(k).getMany(ctx, keys)
 }
 
-func (k *kv) List(ctx context.Context, opts ...durable.ListOption) iter.Seq2[durable.Entry, error] {
-	return k.turn().list(ctx, opts)
+func (k *kvReader) List(ctx context.Context, opts ...durable.ListOption) iter.Seq2[durable.Entry, error] {
+	return (*turn)(k).list(ctx, opts)
 }
 
-func (k *kv) PutMany(_ context.Context, entries ...durable.Entry) error {
-	return k.turn().putMany(entries, true)
+// A kvWriter is the [durable.KV] of a turn.
+type kvWriter struct {
+	*kvReader
+	confirmed bool // its writes hold replies back
 }
 
-func (k *kv) Delete(ctx context.Context, key string) (bool, error) {
-	n, err := k.turn().delete(ctx, []string{key}, true)
+func (k *kvWriter) turn() *turn             { return (*turn)(k.kvReader) }
+func (k *kvWriter) Unconfirmed() durable.KV { return &k.turn().unconfirmed }
+
+func (k *kvWriter) Put(_ context.Context, key string, value []byte) error {
+	return k.turn().put(key, value, k.confirmed)
+}
+
+func (k *kvWriter) PutMany(_ context.Context, entries ...durable.Entry) error {
+	return k.turn().putMany(entries, k.confirmed)
+}
+
+func (k *kvWriter) Delete(ctx context.Context, key string) (bool, error) {
+	n, err := k.turn().delete(ctx, []string{key}, k.confirmed)
 	return n == 1, err
 }
 
-func (k *kv) DeleteMany(ctx context.Context, keys ...string) (int, error) {
-	return k.turn().delete(ctx, keys, true)
-}
-
-func (k *unconfirmedKV) kv() *kv                 { return (*kv)(k) }
-func (k *unconfirmedKV) Unconfirmed() durable.KV { return k }
-
-func (k *unconfirmedKV) Get(ctx context.Context, key string) ([]byte, bool, error) {
-	return k.kv().Get(ctx, key)
-}
-
-func (k *unconfirmedKV) GetMany(ctx context.Context, keys ...string) ([]durable.Entry, error) {
-	return k.kv().GetMany(ctx, keys...)
-}
-
-func (k *unconfirmedKV) List(ctx context.Context, opts ...durable.ListOption) iter.Seq2[durable.Entry, error] {
-	return k.kv().List(ctx, opts...)
-}
-
-func (k *unconfirmedKV) Put(_ context.Context, key string, v []byte) error {
-	return k.kv().turn().put(key, v, false)
-}
-
-func (k *unconfirmedKV) PutMany(_ context.Context, entries ...durable.Entry) error {
-	return k.kv().turn().putMany(entries, false)
-}
-
-func (k *unconfirmedKV) Delete(ctx context.Context, key string) (bool, error) {
-	n, err := k.kv().turn().delete(ctx, []string{key}, false)
-	return n == 1, err
-}
-
-func (k *unconfirmedKV) DeleteMany(ctx context.Context, keys ...string) (int, error) {
-	return k.kv().turn().delete(ctx, keys, false)
+func (k *kvWriter) DeleteMany(ctx context.Context, keys ...string) (int, error) {
+	return k.turn().delete(ctx, keys, k.confirmed)
 }
 
 func (t *turn) get(ctx context.Context, key string) ([]byte, bool, error) {
@@ -152,7 +126,7 @@ func (t *turn) putMany(entries []durable.Entry, confirmed bool) error {
 	if err := t.live(); err != nil {
 		return err
 	}
-	if err := t.checkSize(size); err != nil {
+	if err := t.checkSize("put", size); err != nil {
 		return err
 	}
 	for _, e := range entries {
@@ -166,7 +140,11 @@ func (t *turn) putMany(entries []durable.Entry, confirmed bool) error {
 // write puts a value that it owns into the overlay, or nil to delete. The
 // caller holds mu.
 func (t *turn) write(key string, value []byte, confirmed bool) error {
-	if err := t.checkSize(1 + len(key) + len(value)); err != nil {
+	what := "put"
+	if value == nil {
+		what = "delete"
+	}
+	if err := t.checkSize(what, 1+len(key)+len(value)); err != nil {
 		return err
 	}
 	t.overlay.set(key, value, confirmed, t.depth > 0)
@@ -196,7 +174,7 @@ func (t *turn) delete(ctx context.Context, keys []string, confirmed bool) (int, 
 	for _, e := range found {
 		size += 1 + len(e.Key)
 	}
-	if err := t.checkSize(size); err != nil {
+	if err := t.checkSize("delete", size); err != nil {
 		return 0, err
 	}
 	for _, e := range found {
@@ -344,9 +322,9 @@ func (t *turn) checkEntry(key string, value []byte) error {
 }
 
 // checkSize refuses n more bytes than one commit can take. The caller holds mu.
-func (t *turn) checkSize(n int) error {
+func (t *turn) checkSize(what string, n int) error {
 	if limit := t.o.host.info.MaxBatch; limit > 0 && t.overlay.bytes+n > limit {
-		return fmt.Errorf("put: %w", &durable.LimitError{Name: "bytes written in one commit", Max: int64(limit), Actual: int64(t.overlay.bytes + n)})
+		return fmt.Errorf("%s: %w", what, &durable.LimitError{Name: "bytes written in one commit", Max: int64(limit), Actual: int64(t.overlay.bytes + n)})
 	}
 	return nil
 }

@@ -52,22 +52,22 @@ type listCase struct {
 
 func (o listCase) options() (opts []durable.ListOption) {
 	if o.start != nil {
-		opts = append(opts, durable.WithStart(*o.start))
+		opts = append(opts, durable.ListStart(*o.start))
 	}
 	if o.startAfter != nil {
-		opts = append(opts, durable.WithStartAfter(*o.startAfter))
+		opts = append(opts, durable.ListStartAfter(*o.startAfter))
 	}
 	if o.end != nil {
-		opts = append(opts, durable.WithEnd(*o.end))
+		opts = append(opts, durable.ListEnd(*o.end))
 	}
 	if o.prefix != "" {
-		opts = append(opts, durable.WithPrefix(o.prefix))
+		opts = append(opts, durable.ListPrefix(o.prefix))
 	}
 	if o.limit > 0 {
-		opts = append(opts, durable.WithLimit(o.limit))
+		opts = append(opts, durable.ListLimit(o.limit))
 	}
 	if o.reverse {
-		opts = append(opts, durable.WithReverse())
+		opts = append(opts, durable.ListReverse())
 	}
 	return opts
 }
@@ -369,9 +369,9 @@ func TestListErrors(t *testing.T) {
 			}
 		}
 		for _, opts := range [][]durable.ListOption{
-			{durable.WithStart(""), durable.WithStartAfter("")},
-			{durable.WithLimit(0)},
-			{durable.WithLimit(-1)},
+			{durable.ListStart(""), durable.ListStartAfter("")},
+			{durable.ListLimit(0)},
+			{durable.ListLimit(-1)},
 		} {
 			n := 0
 			for _, err := range kv.List(ctx, opts...) {

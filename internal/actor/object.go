@@ -37,6 +37,8 @@ type object struct {
 type activation struct {
 	handler any
 	shard   *shardHandle
+	// Only turns that are alone change these four.
+
 	name    string
 	exists  bool      // a commit made the object, or one is under way
 	created time.Time // when it exists
@@ -164,16 +166,16 @@ func (o *object) settled() *activation {
 	o.mu.Unlock()
 	if last != nil {
 		if done, err := last.Resolved(); done {
+			if err != nil && act != nil {
+				act.end(commitFailed(err)) // before the failure is forgotten
+				o.retire(act)
+				act = nil
+			}
 			o.mu.Lock()
 			if o.last == last { // nothing to wait for any more
 				o.last, o.confirmed = nil, nil
 			}
 			o.mu.Unlock()
-			if err != nil && act != nil {
-				act.end(commitFailed(err))
-				o.retire(act)
-				act = nil
-			}
 		}
 	}
 	if act != nil && act.shard.lost() {
@@ -221,14 +223,11 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 		return nil, readFailed("load the object", err)
 	}
 	act := &activation{shard: shard, name: meta.Name, exists: exists, created: meta.Created}
-	if act.name == "" {
-		act.name = o.callerName()
-		act.renamed = exists && act.name != ""
-	}
 	l, err := o.extend(chainOf(ctx))
 	if err != nil {
 		return nil, err
 	}
+	defer l.end()
 	t := newTurn(o, act, exclusive, l)
 	t.constructing = true
 	timeout := o.typ.Limits.ConstructorTimeout
@@ -329,6 +328,9 @@ func (o *object) await(ctx context.Context, m mark) error {
 		o.reset(m.act, err)
 		return err
 	}
+	if err := m.act.err(); errors.Is(err, durable.ErrCommitFailed) {
+		return err // what the mark was made on is lost
+	}
 	if !m.wrote {
 		return o.host.confirm(ctx, m.act.shard)
 	}
@@ -356,7 +358,7 @@ func readFailed(what string, err error) error {
 // recovered turns what a handler panicked with into an error.
 func (t *turn) recovered(v any) error {
 	if abort, ok := v.(*abortPanic); ok && abort.turn == t {
-		return &durable.AbortError{Reason: abort.reason}
+		return t.aborted
 	}
 	err := &durable.PanicError{Value: v, Stack: debug.Stack()}
 	t.o.host.log.Error("handler panicked", "type", t.o.typ.Name, "id", t.o.durableID().String(),

@@ -21,6 +21,8 @@ type overlay struct {
 	kv    map[string][]byte // nil: deleted
 	bytes int               // of the keys and values in kv
 	wiped bool              // everything committed was deleted first
+	// wrote is set by every write, also one that a savepoint undid.
+	wrote bool
 	// confirmed is set by writes that hold replies back.
 	confirmed bool
 	// undo holds what savepoints need to go back; empty outside of them.
@@ -56,6 +58,7 @@ func (v *overlay) set(key string, value []byte, confirmed, undoable bool) {
 		v.bytes += len(key) + 1
 	}
 	v.kv[key] = value
+	v.wrote = true
 	v.confirmed = v.confirmed || confirmed
 }
 
@@ -75,7 +78,7 @@ func (v *overlay) rollback(n int) {
 }
 
 // wipe forgets all writes and everything committed.
-func (v *overlay) wipe() { *v = overlay{wiped: true, confirmed: true} }
+func (v *overlay) wipe() { *v = overlay{wiped: true, wrote: true, confirmed: true} }
 
 // sorted returns the entries from lo to hi, deletions included, in the order of
 // a list.

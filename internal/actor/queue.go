@@ -108,30 +108,13 @@ func (q *queue) fail(err error) {
 // under way, and only comes back to its object, is not refused for the length
 // of the queue.
 func (o *object) enter(ctx context.Context, a access, bytes int64, returning bool) error {
+	w, err := o.line(a, bytes, returning)
+	if w == nil || err != nil {
+		return err
+	}
 	limits := &o.typ.Limits
-	o.mu.Lock()
-	if o.queue.admit(a) {
-		o.mu.Unlock()
-		return nil
-	}
-	if !returning {
-		if n := len(o.queue.waiting); n >= limits.MaxQueuedCalls {
-			o.mu.Unlock()
-			return &durable.OverloadError{Limit: "queued calls", Max: int64(limits.MaxQueuedCalls), Actual: int64(n)}
-		}
-		if n := o.queue.bytes + bytes; n > limits.MaxQueuedBytes {
-			o.mu.Unlock()
-			return &durable.OverloadError{Limit: "queued bytes", Max: limits.MaxQueuedBytes, Actual: n}
-		}
-	}
-	w := &waiter{access: a, bytes: bytes, ready: make(chan error, 1)}
-	o.queue.waiting = append(o.queue.waiting, w)
-	o.queue.bytes += bytes
-	o.mu.Unlock()
-
 	timeout := time.NewTimer(limits.MaxQueueWait)
 	defer timeout.Stop()
-	var err error
 	select {
 	case err = <-w.ready:
 		return err
@@ -148,6 +131,42 @@ func (o *object) enter(ctx context.Context, a access, bytes int64, returning boo
 		o.leave(a) // it was admitted just as it gave up
 	}
 	return err
+}
+
+// enterAgain waits, for as long as it takes, until a handler that left its turn
+// has one again: its code goes on in any case, and must not run beside others.
+// It fails only when the activation was reset.
+func (o *object) enterAgain() error {
+	w, err := o.line(exclusive, 0, true)
+	if w == nil || err != nil {
+		return err
+	}
+	return <-w.ready
+}
+
+// line joins the queue. It returns nil when the turn may begin at once.
+func (o *object) line(a access, bytes int64, returning bool) (*waiter, error) {
+	limits := &o.typ.Limits
+	o.mu.Lock()
+	if o.queue.admit(a) {
+		o.mu.Unlock()
+		return nil, nil
+	}
+	if !returning {
+		if n := len(o.queue.waiting); n >= limits.MaxQueuedCalls {
+			o.mu.Unlock()
+			return nil, &durable.OverloadError{Limit: "queued calls", Max: int64(limits.MaxQueuedCalls), Actual: int64(n)}
+		}
+		if n := o.queue.bytes + bytes; n > limits.MaxQueuedBytes {
+			o.mu.Unlock()
+			return nil, &durable.OverloadError{Limit: "queued bytes", Max: limits.MaxQueuedBytes, Actual: n}
+		}
+	}
+	w := &waiter{access: a, bytes: bytes, ready: make(chan error, 1)}
+	o.queue.waiting = append(o.queue.waiting, w)
+	o.queue.bytes += bytes
+	o.mu.Unlock()
+	return w, nil
 }
 
 // leave ends a turn.

@@ -23,18 +23,26 @@ type turn struct {
 	start  time.Time
 	link   *link
 	exists bool // as of the start
+	name   string
+
+	// What the handler of a unary call gets: parts of the turn, to allocate once.
+
+	context                handlerContext
+	confirmed, unconfirmed kvWriter // KV and KV.Unconfirmed
 
 	// constructing is set in the constructor's turn, which nothing interrupts.
 	constructing bool
-	// called is set once a call has left for another object.
-	called atomic.Bool
+	// outside is set once something may have left the object: a call to another
+	// one, or the work of an Await.
+	outside atomic.Bool
 
 	mu        sync.Mutex // guards the rest, and start and exists
 	state     turnState
 	stint     int // counts the times the turn was left and entered again
 	depth     int // of savepoints
 	overlay   overlay
-	committed bool // something, in this turn
+	committed bool                // something, in this turn
+	aborted   *durable.AbortError // Abort was called
 }
 
 type turnState uint8
@@ -46,13 +54,24 @@ const (
 )
 
 func newTurn(o *object, act *activation, a access, l *link) *turn {
-	return &turn{o: o, act: act, access: a, start: time.Now(), link: l, exists: act.exists}
+	t := &turn{o: o, act: act, access: a, start: time.Now(), link: l, exists: act.exists, name: act.name}
+	t.confirmed, t.unconfirmed = kvWriter{(*kvReader)(t), true}, kvWriter{(*kvReader)(t), false}
+	if t.name == "" { // called by id so far
+		t.name = o.callerName()
+		if t.name != "" && a == exclusive {
+			act.name, act.renamed = t.name, act.exists
+		}
+	}
+	return t
 }
 
 // live returns an error unless the handle may be used. The caller holds mu.
 func (t *turn) live() error {
-	if t.state != running {
+	switch {
+	case t.state != running:
 		return durable.ErrTxDone
+	case t.aborted != nil:
+		return t.aborted
 	}
 	return t.act.err()
 }
@@ -65,13 +84,14 @@ func (t *turn) stop() {
 }
 
 // discard forgets what was written since the last commit point and reports
-// whether there was anything.
+// whether there was anything, savepoints that were rolled back included: the
+// fields of the handler may know of it.
 func (t *turn) discard() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	dirty := t.overlay.dirty()
+	wrote := t.overlay.wrote
 	t.overlay = overlay{}
-	return dirty
+	return wrote
 }
 
 // call runs fn, and makes an error of a panic. When fn ends its goroutine,
@@ -99,14 +119,19 @@ func (t *turn) finish(err error) (mark, error) {
 	t.mu.Lock()
 	held := t.state == running
 	t.state = done
+	aborted := t.aborted
 	t.mu.Unlock()
+	if t.link != nil {
+		t.link.end()
+	}
 
 	o := t.o
 	cause := causeOf(err)
 	switch {
-	case cause.abort != nil:
+	case aborted != nil: // whatever the handler made of it
 		t.discard()
-		o.reset(t.act, cause.abort)
+		o.reset(t.act, aborted)
+		err = aborted
 	case t.act.err() != nil: // ended from outside, while it ran
 		t.discard()
 		err = t.act.err()
@@ -127,7 +152,7 @@ func (t *turn) finish(err error) (mark, error) {
 	}
 	m := o.now(t.act)
 	m.wrote = t.committed
-	m.effects = t.committed || t.called.Load()
+	m.effects = t.committed || t.outside.Load()
 	if held {
 		o.leave(t.access)
 	}
@@ -139,7 +164,6 @@ type turnCause struct {
 	handler  error // without the mark of [durable.Keep]
 	kept     bool
 	panicked bool
-	abort    *durable.AbortError
 }
 
 func causeOf(err error) turnCause {
@@ -147,11 +171,9 @@ func causeOf(err error) turnCause {
 		return turnCause{}
 	}
 	var panicked *durable.PanicError
-	var abort *durable.AbortError
 	isPanic := errors.As(err, &panicked)
-	errors.As(err, &abort)
 	handler, kept := durable.Kept(err)
-	return turnCause{handler: handler, kept: kept, panicked: isPanic, abort: abort}
+	return turnCause{handler: handler, kept: kept, panicked: isPanic}
 }
 
 // commit hands what was written since the last commit point to the store. When
@@ -170,6 +192,9 @@ func (t *turn) commitLocked() error {
 	}
 	if err := t.act.err(); err != nil {
 		return err
+	}
+	if t.aborted != nil {
+		return t.aborted
 	}
 	act, o := t.act, t.o
 	puts := false
@@ -221,7 +246,7 @@ func (t *turn) commitPoint(what string, next turnState) (mark, error) {
 	defer t.mu.Unlock()
 	err := t.live()
 	if err == nil && t.depth > 0 {
-		err = fmt.Errorf("%s: %w", what, durable.ErrCallInSavepoint)
+		err = fmt.Errorf("%s: %w", what, durable.ErrInSavepoint)
 	}
 	if err == nil {
 		err = t.commitLocked()
@@ -244,7 +269,7 @@ func (t *turn) ObjectType() string { return t.o.typ.Name }
 func (t *turn) ID() durable.ID { return t.o.durableID() }
 
 // Name implements [durable.Handle].
-func (t *turn) Name() string { return t.act.name }
+func (t *turn) Name() string { return t.name }
 
 // Now implements [durable.Handle].
 func (t *turn) Now() time.Time {
@@ -263,12 +288,12 @@ func (t *turn) Exists() bool {
 // A viewHandle is the [durable.View] of a turn.
 type viewHandle struct{ *turn }
 
-func (h viewHandle) KV() durable.KVReader { return (*kv)(h.turn) }
+func (h viewHandle) KV() durable.KVReader { return (*kvReader)(h.turn) }
 
 // A txHandle is the [durable.Tx] of a turn.
 type txHandle struct{ *turn }
 
-func (h txHandle) KV() durable.KV { return (*kv)(h.turn) }
+func (h txHandle) KV() durable.KV { return &h.confirmed }
 
 // DeleteAll implements [durable.Tx].
 func (h txHandle) DeleteAll(context.Context) error {
@@ -279,7 +304,7 @@ func (h txHandle) DeleteAll(context.Context) error {
 		return err
 	}
 	if t.depth > 0 {
-		return durable.ErrDeleteAllInSavepoint
+		return durable.ErrInSavepoint
 	}
 	t.overlay.wipe()
 	return nil
@@ -327,26 +352,36 @@ func (h txHandle) Sync(ctx context.Context) error {
 }
 
 // Await implements [durable.Tx].
-func (h txHandle) Await(ctx context.Context, fn func(ctx context.Context) error) error {
+func (h txHandle) Await(ctx context.Context, fn func(ctx context.Context) error) (err error) {
 	t, o := h.turn, h.o
 	m, err := t.commitPoint("await", away)
 	if err != nil {
 		return err
 	}
+	t.outside.Store(true)
 	if !t.constructing {
 		t.link.away.Store(true)
 		o.leave(exclusive)
 	}
-
-	err = o.await(ctx, m)
-	if err == nil {
-		err = fn(ctx)
+	defer func() { // also when fn panics: what the handler defers needs a turn too
+		if cerr := t.comeBack(); cerr != nil {
+			err = cerr
+		}
+	}()
+	if err := o.await(ctx, m); err != nil {
+		return err
 	}
+	return fn(ctx)
+}
 
+// comeBack enters a new turn after Await. When it fails the handle is done, and
+// so is the activation, so that nobody runs beside the rest of the handler.
+func (t *turn) comeBack() error {
+	o := t.o
 	if !t.constructing {
-		if eerr := o.enter(ctx, exclusive, 0, true); eerr != nil {
+		if err := o.enterAgain(); err != nil {
 			t.stop()
-			return eerr
+			return err
 		}
 		if o.settled() != t.act {
 			o.leave(exclusive)
@@ -365,16 +400,26 @@ func (h txHandle) Await(ctx context.Context, fn func(ctx context.Context) error)
 	}
 	t.state = running
 	t.start, t.exists = time.Now(), t.act.exists
-	return err
+	return nil
 }
 
-type abortPanic struct {
-	turn   *turn
-	reason string
-}
+// An abortPanic ends the handler of a turn that was aborted.
+type abortPanic struct{ turn *turn }
 
 // Abort implements [durable.Tx].
-func (h txHandle) Abort(reason string) { panic(&abortPanic{h.turn, reason}) }
+func (h txHandle) Abort(reason string) {
+	t := h.turn
+	t.mu.Lock()
+	if t.state == done {
+		t.mu.Unlock()
+		return
+	}
+	if t.aborted == nil {
+		t.aborted = &durable.AbortError{Reason: reason}
+	}
+	t.mu.Unlock()
+	panic(&abortPanic{t})
+}
 
 // outward makes a commit point, waits until it is durable, and returns the
 // context for a call to another object.
@@ -389,7 +434,7 @@ func (t *turn) outward(ctx context.Context) (context.Context, error) {
 	if err := t.o.await(ctx, m); err != nil {
 		return nil, err
 	}
-	t.called.Store(true)
+	t.outside.Store(true)
 	return context.WithValue(ctx, chainKey{}, t.link), nil
 }
 
