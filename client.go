@@ -2,6 +2,9 @@ package durable
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"iter"
 	"net/http"
 
@@ -13,9 +16,12 @@ import (
 // objects, so that the same stub serves clients, tests and handlers.
 type Conn interface {
 	// CallUnary sends req to the object and reads its reply into res. Neither
-	// is shared with the handler.
+	// is shared with the handler. When it returns nil, what the call wrote is
+	// durable. Errors are or wrap a connect.Error; one without an answer of the
+	// server, as when the connection broke, says nothing of the effect.
 	CallUnary(ctx context.Context, call *Call, req, res proto.Message) error
-	// OpenStream opens a streaming call. The caller owns the stream.
+	// OpenStream opens a streaming call. The caller owns the stream, and closes
+	// it or ends ctx.
 	OpenStream(ctx context.Context, call *Call) (ClientStreamPort, error)
 }
 
@@ -107,13 +113,13 @@ func WithResponseHeader(h *http.Header) CallOption {
 }
 
 // WithResponseTrailer stores the trailers of the reply in h, when the call
-// returns; of a stream, when its last message was received.
+// returns; of a stream, when Receive returned io.EOF or another error.
 func WithResponseTrailer(h *http.Header) CallOption {
 	return callOption(func(c *Call) { c.ResponseTrailer = h })
 }
 
-// CallUnary makes a call with one request and one response. Generated stubs
-// call it.
+// CallUnary makes a call with one request and one response. When it returns nil,
+// what the call wrote is durable. Generated stubs call it.
 func CallUnary[Res any, PRes Message[Res]](ctx context.Context, ref Ref, method MethodSpec, req proto.Message, opts []CallOption) (PRes, error) {
 	call := newCall(ref, method, opts)
 	res := PRes(new(Res))
@@ -123,18 +129,26 @@ func CallUnary[Res any, PRes Message[Res]](ctx context.Context, ref Ref, method 
 	return res, nil
 }
 
-// CallServerStream makes a call with one request and a stream of responses.
+// CallServerStream makes a call with one request and a stream of responses. The
+// caller reads the stream to its end, closes it or ends ctx.
 func CallServerStream[Res any, PRes Message[Res]](ctx context.Context, ref Ref, method MethodSpec, req proto.Message, opts []CallOption) (*ServerStreamingClient[Res], error) {
 	method.ServerStream = true
 	port, err := ref.conn.OpenStream(ctx, newCall(ref, method, opts))
 	if err != nil {
 		return nil, err
 	}
-	if err := port.Send(req); err != nil {
-		return nil, closeWith(port, err)
+	err = port.Send(req)
+	if err == nil {
+		err = port.CloseSend()
 	}
-	if err := port.CloseSend(); err != nil {
-		return nil, closeWith(port, err)
+	if errors.Is(err, io.EOF) { // the server ended the call; Receive tells why
+		if err = port.Receive(PRes(new(Res))); err == nil || errors.Is(err, io.EOF) {
+			err = fmt.Errorf("durable: %s: the server ended the call before it took the request", method.Procedure)
+		}
+	}
+	if err != nil {
+		_ = port.Close()
+		return nil, err
 	}
 	return &ServerStreamingClient[Res]{port}, nil
 }
@@ -146,7 +160,7 @@ func CallClientStream[Req, Res any, PReq Message[Req], PRes Message[Res]](ctx co
 	if err != nil {
 		return nil, err
 	}
-	return &ClientStreamingClient[Req, Res]{port}, nil
+	return &ClientStreamingClient[Req, Res]{port, method.Procedure}, nil
 }
 
 // CallBidiStream opens a call with streams both ways.
@@ -167,13 +181,6 @@ func newCall(ref Ref, method MethodSpec, opts []CallOption) *Call {
 	return call
 }
 
-// closeWith closes port after a failed send and returns what the server said,
-// which tells more than the broken send.
-func closeWith(port ClientStreamPort, err error) error {
-	defer func() { _ = port.Close() }()
-	return err
-}
-
 // A ServerStreamingClient is the caller's end of a server stream. Read it to
 // io.EOF, close it, or cancel its context.
 type ServerStreamingClient[Res any] struct{ port ClientStreamPort }
@@ -191,20 +198,37 @@ func (s *ServerStreamingClient[Res]) Close() error { return s.port.Close() }
 
 // A ClientStreamingClient is the caller's end of a client stream.
 type ClientStreamingClient[Req, Res any] struct {
-	port ClientStreamPort
+	port      ClientStreamPort
+	procedure string
 }
 
-// Send sends a request. It returns io.EOF when the server ended the call;
-// CloseAndReceive then tells why.
+// Send sends a request, which stays the caller's. It returns io.EOF when the
+// server ended the call; CloseAndReceive then tells why.
 func (s *ClientStreamingClient[Req, Res]) Send(req *Req) error { return s.port.Send(asMessage(req)) }
 
-// CloseAndReceive ends the requests and returns the response.
+// CloseAndReceive ends the requests, returns the response and closes the
+// stream. When it returns nil, what the call wrote is durable. It returns the
+// error of the server when the call ended with one, even after the response.
 func (s *ClientStreamingClient[Req, Res]) CloseAndReceive() (*Res, error) {
 	defer func() { _ = s.port.Close() }()
-	if err := s.port.CloseSend(); err != nil {
+	if err := s.port.CloseSend(); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	return receive[Res](s.port)
+	res, err := receive[Res](s.port)
+	if errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("durable: %s: the server ended the call without a response", s.procedure)
+	}
+	if err != nil {
+		return nil, err
+	}
+	// Trailers and the status of the call come after the message.
+	switch _, err := receive[Res](s.port); {
+	case errors.Is(err, io.EOF):
+		return res, nil
+	case err != nil:
+		return nil, err
+	}
+	return nil, fmt.Errorf("durable: %s: the server sent more than one response", s.procedure)
 }
 
 // Close abandons the stream.
@@ -216,8 +240,8 @@ type BidiStreamingClient[Req, Res any] struct {
 	port ClientStreamPort
 }
 
-// Send sends a request. It returns io.EOF when the server ended the call;
-// Receive then tells why.
+// Send sends a request, which stays the caller's. It returns io.EOF when the
+// server ended the call; Receive then tells why.
 func (s *BidiStreamingClient[Req, Res]) Send(req *Req) error { return s.port.Send(asMessage(req)) }
 
 // CloseSend ends the requests.

@@ -2,7 +2,6 @@ package durable
 
 import (
 	"context"
-	"fmt"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -11,7 +10,7 @@ import (
 )
 
 // A Method describes one method of an object type to a [Registrar]. Generated
-// code makes it with [Unary], [UnaryView], [Stream] and their kin.
+// code makes it with [Unary], [UnaryView], [ServerStream] and their kin.
 type Method struct {
 	Procedure    string // "/package.Service/Method"
 	ReadOnly     bool   // NO_SIDE_EFFECTS: gets a view
@@ -161,7 +160,7 @@ func response[Res any, PRes Message[Res]](res PRes, err error) (proto.Message, e
 		return nil, err
 	}
 	if res == nil {
-		return nil, fmt.Errorf("durable: the handler returned neither a response nor an error")
+		return nil, ErrNoResponse
 	}
 	return res, nil
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"regexp"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -33,7 +35,8 @@ type ObjectType struct {
 	Name string
 	// Service is the schema.
 	Service protoreflect.ServiceDescriptor
-	// New makes an activation: the constructor.
+	// New makes an activation: the constructor. What it writes is committed as
+	// a turn of its own, before the first call.
 	New func(ctx context.Context, tx Tx) (any, error)
 	// Methods are the methods of the service, each once.
 	Methods []Method
@@ -48,7 +51,8 @@ type ObjectType struct {
 	PlainErrors bool
 }
 
-// Limits bound one object. Zero fields mean the defaults.
+// Limits bound one object. Zero fields mean the defaults; negative ones are
+// refused by [Register], except that of HandlerTimeout.
 type Limits struct {
 	// MaxQueuedCalls is how many calls may wait for their turn. Default 1024.
 	MaxQueuedCalls int
@@ -87,6 +91,28 @@ func (l Limits) WithDefaults() Limits {
 	return l
 }
 
+// check returns an error that names a limit that is negative.
+func (l Limits) check() error {
+	for _, limit := range []struct {
+		name     string
+		negative bool
+	}{
+		{"MaxQueuedCalls", l.MaxQueuedCalls < 0},
+		{"MaxQueuedBytes", l.MaxQueuedBytes < 0},
+		{"MaxQueueWait", l.MaxQueueWait < 0},
+		{"ConstructorTimeout", l.ConstructorTimeout < 0},
+		{"GateTimeout", l.GateTimeout < 0},
+		{"MaxKeyBytes", l.MaxKeyBytes < 0},
+		{"MaxValueBytes", l.MaxValueBytes < 0},
+		{"MaxBatchKeys", l.MaxBatchKeys < 0},
+	} {
+		if limit.negative {
+			return fmt.Errorf("the limit %s is negative", limit.name)
+		}
+	}
+	return nil
+}
+
 func setDefault[T comparable](v *T, value T) {
 	var zero T
 	if *v == zero {
@@ -108,14 +134,14 @@ func WithLimits(l Limits) ObjectOption {
 }
 
 // WithDefaultName makes calls without a key reach the object of that name,
-// instead of being refused.
+// instead of being refused. [Register] refuses a name that [CheckName] refuses.
 func WithDefaultName(name string) ObjectOption {
 	return objectOption(func(t *ObjectType) { t.DefaultName = name })
 }
 
 // WithKeyHeader makes a request header carry the name of the object, as it is,
 // beside Durable-Name, whose value is percent-encoded. It can be given more than
-// once.
+// once. [Register] refuses a header that [CheckKeyHeader] refuses.
 func WithKeyHeader(header string) ObjectOption {
 	return objectOption(func(t *ObjectType) { t.KeyHeaders = append(t.KeyHeaders, header) })
 }
@@ -166,6 +192,22 @@ func Register[H any, T ~struct{ Tx }](
 	return r.RegisterObject(t)
 }
 
+var headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+
+// CheckKeyHeader returns an error unless header can carry the names of objects:
+// it is the name of an HTTP header, neither Host, which servers do not pass on,
+// nor one of the runtime's, which begin with Durable-.
+func CheckKeyHeader(header string) error {
+	canonical := http.CanonicalHeaderKey(header)
+	switch {
+	case !headerName.MatchString(header):
+		return fmt.Errorf("the key header %q is not the name of an HTTP header", header)
+	case canonical == "Host" || strings.HasPrefix(canonical, "Durable-"):
+		return fmt.Errorf("the key header %q has a meaning of its own", header)
+	}
+	return nil
+}
+
 var typeName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,127}$`)
 
 // complete checks t and fills in what the schema says of its methods.
@@ -175,8 +217,16 @@ func (t *ObjectType) complete() error {
 	}
 	if t.DefaultName != "" {
 		if err := CheckName(t.DefaultName); err != nil {
+			return fmt.Errorf("the default name: %w", err)
+		}
+	}
+	for _, header := range t.KeyHeaders {
+		if err := CheckKeyHeader(header); err != nil {
 			return err
 		}
+	}
+	if err := t.Limits.check(); err != nil {
+		return err
 	}
 	descs := t.Service.Methods()
 	if descs.Len() != len(t.Methods) {

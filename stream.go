@@ -28,11 +28,13 @@ type StreamPort interface {
 // must touch neither storage nor the fields of its value but in here.
 type Turns[T ~struct{ Tx }, V ~struct{ View }] struct{ port StreamPort }
 
-// Update runs fn in a turn. When fn returns nil, what it wrote is committed as
-// one unit and applied when Update returns; it is durable before the next
-// message leaves. When fn returns an error, its writes are rolled back, the
-// error is returned, and if fn had written, the object is reset and the stream
-// can enter no more turns: they return [ErrReset].
+// Update runs fn in a turn, once the calls ahead have had theirs. When fn returns
+// nil, what it wrote is committed as one unit and applied when Update returns; it
+// is durable before the next message leaves, and may not be when Update returns:
+// see [Tx].Sync. When fn returns an error, its writes are rolled back, the error
+// is returned, and if fn had written, the object is reset and the stream can
+// enter no more turns: they return [ErrReset]. It returns an [OverloadError] when
+// the queue of the object is full.
 func (t Turns[T, V]) Update(ctx context.Context, fn func(tx T) error) error {
 	return t.port.Update(ctx, func(tx Tx) error { return fn(T(struct{ Tx }{tx})) })
 }
@@ -55,15 +57,17 @@ func (t Views[V]) View(ctx context.Context, fn func(view V) error) error {
 type Sender[Res any] struct{ port StreamPort }
 
 // Send sends res to the caller, after everything the object had written by now
-// is durable. It may block while the caller reads slowly. It must not be called
-// by two goroutines at once.
+// is durable. It copies res before it returns. It may block while the caller
+// reads slowly. It must not be called by two goroutines at once. After an error
+// nothing more can be sent.
 func (s Sender[Res]) Send(res *Res) error { return s.port.Send(asMessage(res)) }
 
 // Receiver is the part of a handler's stream that receives requests.
 type Receiver[Req any] struct{ port StreamPort }
 
-// Receive returns the next request, and io.EOF after the last. It must not be
-// called by two goroutines at once.
+// Receive returns the next request, and io.EOF after the last. The request
+// belongs to the handler. When the server drains it returns [ErrStreamDrained].
+// It must not be called by two goroutines at once.
 func (r Receiver[Req]) Receive() (*Req, error) {
 	req := new(Req)
 	if err := r.port.Receive(asMessage(req)); err != nil {

@@ -50,7 +50,9 @@ type incarnation struct {
 	listener *pipeListener
 }
 
-// New starts a server with the object types that register registers.
+// New starts a server with the object types that register registers. It drains
+// at the end of the test, for which it waits.
+// register is called again at each restart.
 func New(tb testing.TB, register func(durable.Registrar) error, opts ...server.Option) *Server {
 	tb.Helper()
 	s := &Server{tb: tb, register: register, opts: opts}
@@ -127,26 +129,28 @@ func (s *Server) URL() string { return "http://durabletest" }
 func (s *Server) HTTPClient() *http.Client { return s.client }
 
 // IDs returns the ids of the existing objects of a type, in order of name and
-// then id: those that wrote something, and did not delete all of it since.
+// then id: those that were committed to, and not deleted since. For their names
+// see [server.Server.Objects].
 func (s *Server) IDs(objectType string) []durable.ID {
 	s.tb.Helper()
-	ids, err := s.Server().Objects(context.Background(), objectType)
-	if err != nil {
-		s.tb.Fatalf("durabletest: %v", err)
+	var ids []durable.ID
+	for object, err := range s.Server().Objects(context.Background(), objectType) {
+		if err != nil {
+			s.tb.Fatalf("durabletest: %v", err)
+		}
+		ids = append(ids, object.ID)
 	}
 	return ids
 }
 
-// Object is satisfied by every generated stub.
-type Object interface {
-	ObjectType() string
-	ID() durable.ID
-}
-
 // Evict drops an object from memory, after the calls that came before, and
-// reports whether it was there. What it stored stays, and its next call runs
-// the constructor.
-func (s *Server) Evict(object Object) bool {
+// reports whether it was there. Every stub has the ref of its object in a field:
+//
+//	s.Evict(counter.Ref)
+//
+// When it returns, what the object committed is durable. The next call of the
+// object runs its constructor.
+func (s *Server) Evict(object durable.Ref) bool {
 	s.tb.Helper()
 	was, err := s.Server().Evict(context.Background(), object.ObjectType(), object.ID())
 	if err != nil {
@@ -155,7 +159,9 @@ func (s *Server) Evict(object Object) bool {
 	return was
 }
 
-// Restart drains the server and starts it again on the same store.
+// Restart drains the server and starts it again on the same store: everything
+// that was committed is there, and nothing is in memory. It waits for calls under
+// way.
 func (s *Server) Restart() {
 	s.tb.Helper()
 	in := s.now.Load()

@@ -266,7 +266,7 @@ func TestEvict(t *testing.T) {
 	t.Parallel()
 	s := durabletest.New(t, lab.Register)
 	counter := labv1durable.NewCounterClient(s.Conn()).GetByName("a")
-	if s.Evict(counter) {
+	if s.Evict(counter.Ref) {
 		t.Error("an object that was never called was in memory")
 	}
 	for i := range int64(3) {
@@ -280,7 +280,7 @@ func TestEvict(t *testing.T) {
 		if n := s.Server().Active(); n != 1 {
 			t.Errorf("%d objects are in memory", n)
 		}
-		if !s.Evict(counter) {
+		if !s.Evict(counter.Ref) {
 			t.Error("the object was not in memory")
 		}
 	}

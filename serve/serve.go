@@ -32,17 +32,26 @@ import (
 )
 
 // DrainTimeout is how long a server that is told to stop waits for the calls
-// under way.
+// under way. It closes their connections after that.
 const DrainTimeout = 30 * time.Second
 
+// closeTimeout is how long it then waits for the store, which handlers that
+// ignore their contexts keep open.
+const closeTimeout = 10 * time.Second
+
 // Main runs a server with the flags of the command line until it gets SIGINT or
-// SIGTERM, or its store fails, and ends the process. The flags are --listen,
+// SIGTERM, or its store fails, and ends the process: with code 0 after a clean
+// drain, and 1 otherwise. A second signal ends it at once. The flags are --listen,
 // --data, --tls-cert, --tls-key, --tls-client-ca, --log-level and --strict-json;
 // --help explains them.
 func Main(register func(durable.Registrar) error, opts ...server.Option) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signalled, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, drain := context.WithCancel(context.Background())
+	context.AfterFunc(signalled, func() {
+		stop() // first, so that the next signal kills
+		drain()
+	})
 	err := Run(ctx, filepath.Base(os.Args[0]), os.Args[1:], os.Stdout, os.Stderr, register, opts...)
-	stop()
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		os.Exit(0)
@@ -86,8 +95,18 @@ func parse(name string, args []string, stderr io.Writer) (config, error) {
 
 // Run is Main without the process: it takes the name of the program, its
 // arguments and its outputs, and returns when ctx ends and the server has
-// drained, or with the error that ended it.
-func Run(ctx context.Context, name string, args []string, stdout, stderr io.Writer, register func(durable.Registrar) error, opts ...server.Option) (err error) {
+// drained, or with the error that ended it. It does not wait for ever: calls that
+// are still under way after [DrainTimeout] are cut off, and when a handler keeps
+// the store open some seconds longer, Run returns an error and leaves it open;
+// the process should end then.
+func Run(ctx context.Context, name string, args []string, stdout, stderr io.Writer, register func(durable.Registrar) error, opts ...server.Option) error {
+	return run(ctx, patience{DrainTimeout, closeTimeout}, name, args, stdout, stderr, register, opts...)
+}
+
+// patience is how long an end may take.
+type patience struct{ drain, close time.Duration }
+
+func run(ctx context.Context, patience patience, name string, args []string, stdout, stderr io.Writer, register func(durable.Registrar) error, opts ...server.Option) (err error) {
 	c, err := parse(name, args, stderr)
 	if err != nil {
 		return err
@@ -97,7 +116,7 @@ func Run(ctx context.Context, name string, args []string, stdout, stderr io.Writ
 	if err != nil {
 		return fmt.Errorf("open the store in %s: %w", c.data, err)
 	}
-	defer func() { err = errors.Join(err, engine.Close()) }()
+	defer func() { err = errors.Join(err, closeWithin(patience.close, engine)) }()
 
 	defaults := []server.Option{server.WithLogger(log)}
 	if c.strictJSON {
@@ -112,7 +131,7 @@ func Run(ctx context.Context, name string, args []string, stdout, stderr io.Writ
 		return errors.Join(err, s.Close(context.Background()))
 	}
 
-	web, listener, err := listen(c, s.Handler())
+	web, listener, err := listen(c, s.Handler(), log)
 	if err != nil {
 		return errors.Join(err, s.Close(context.Background()))
 	}
@@ -123,19 +142,37 @@ func Run(ctx context.Context, name string, args []string, stdout, stderr io.Writ
 	go func() { failed <- web.Serve(listener) }()
 	select {
 	case <-ctx.Done():
-		log.Info("draining", "timeout", DrainTimeout)
+		log.Info("draining", "timeout", patience.drain)
 	case <-s.Done():
 		err = fmt.Errorf("the store failed: %w", s.Err())
 	case err = <-failed:
 	}
-	timeout, cancel := context.WithTimeout(context.Background(), DrainTimeout)
+	timeout, cancel := context.WithTimeout(context.Background(), patience.drain)
 	defer cancel()
 	drained := s.Close(timeout) // first, so that streams end and replies leave
-	return errors.Join(err, drained, web.Shutdown(timeout))
+	shut := web.Shutdown(timeout)
+	if shut != nil {
+		shut = errors.Join(fmt.Errorf("close the connections: %w", shut), web.Close())
+	}
+	return errors.Join(err, drained, shut)
+}
+
+// closeWithin closes c, or leaves it open when that takes longer than d.
+func closeWithin(d time.Duration, c io.Closer) error {
+	closed := make(chan error, 1)
+	go func() { closed <- c.Close() }()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case err := <-closed:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("the store did not close within %v; a handler that ignores its context keeps it open", d)
+	}
 }
 
 // listen opens the port, with TLS where the flags say so.
-func listen(c config, h http.Handler) (*http.Server, net.Listener, error) {
+func listen(c config, h http.Handler, log *slog.Logger) (*http.Server, net.Listener, error) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
@@ -145,7 +182,7 @@ func listen(c config, h http.Handler) (*http.Server, net.Listener, error) {
 		Protocols:         protocols,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
-		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelWarn),
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	if c.cert != "" {
 		cert, err := tls.LoadX509KeyPair(c.cert, c.certKey)

@@ -17,10 +17,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -205,6 +207,119 @@ func TestDrain(t *testing.T) {
 	p = run(t, lab.Register, "--data", dir).running(t)
 	if number, err := appendText(t.Context(), durableconnect.New(h2c(), p.url), "after", 0); err != nil || number != 4 {
 		t.Errorf("number %d, error %v", number, err)
+	}
+}
+
+// TestStuckHandler: a handler that ignores its context, inside a listing even,
+// delays the end and does not prevent it.
+func TestStuckHandler(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p := run(t, lab.Register, "--data", dir).running(t)
+	if _, err := appendText(t.Context(), durableconnect.New(h2c(), p.url), "stored", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.end(); err != nil {
+		t.Fatal(err)
+	}
+	stuck, release, left := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	l := &lab.Lab{Constructor: func(ctx context.Context, tx durable.Tx) error {
+		for range tx.KV().List(ctx) {
+			close(stuck)
+			<-release
+			break
+		}
+		close(left)
+		return nil
+	}}
+	ctx, stop := context.WithCancel(t.Context())
+	var stdout, stderr output
+	stdout.wrote, stderr.wrote = make(chan struct{}, 1), make(chan struct{}, 1)
+	done := make(chan error, 1)
+	go func() {
+		done <- serve.RunWithin(ctx, 200*time.Millisecond, 200*time.Millisecond, "lab",
+			[]string{"--listen", "127.0.0.1:0", "--data", dir}, &stdout, &stderr, l.Register)
+	}()
+	var url string
+	for url == "" {
+		<-stdout.wrote
+		if m := address.FindStringSubmatch(stdout.String()); m != nil {
+			url = m[1]
+		}
+	}
+	cut := make(chan error, 1)
+	go func() {
+		_, err := appendText(context.Background(), durableconnect.New(h2c(), url), "x", 0)
+		cut <- err
+	}()
+	<-stuck
+	stop()
+	err := <-done
+	for _, want := range []string{"calls are still under way", "did not close within"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+	if err := <-cut; err == nil {
+		t.Error("the call that was cut off succeeded")
+	}
+	close(release)
+	<-left
+}
+
+// TestMain lets a test run a server in a process of its own.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("SERVE_TEST_DATA"); dir != "" {
+		os.Args = []string{"lab", "--listen", "127.0.0.1:0", "--data", dir}
+		l := &lab.Lab{Constructor: func(context.Context, durable.Tx) error { select {} }}
+		serve.Main(l.Register)
+	}
+	os.Exit(m.Run())
+}
+
+func TestSecondSignalKills(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), "SERVE_TEST_DATA="+t.TempDir())
+	var stdout, stderr output
+	stdout.wrote, stderr.wrote = make(chan struct{}, 1), make(chan struct{}, 1)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var url string
+	for url == "" {
+		<-stdout.wrote
+		if m := address.FindStringSubmatch(stdout.String()); m != nil {
+			url = m[1]
+		}
+	}
+	conn := durableconnect.New(h2c(), url)
+	for { // until a call is under way that never ends
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		_, err := appendText(ctx, conn, "x", 0)
+		cancel()
+		if connect.CodeOf(err) == connect.CodeDeadlineExceeded {
+			break
+		}
+	}
+	began := time.Now()
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	for !strings.Contains(stderr.String(), "draining") {
+		<-stderr.wrote
+	}
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGINT {
+		t.Errorf("it ended with %v", err)
+	}
+	if took := time.Since(began); took > serve.DrainTimeout/2 {
+		t.Errorf("it took %v", took)
 	}
 }
 
@@ -429,6 +544,21 @@ func TestTLS(t *testing.T) {
 			if res.StatusCode == http.StatusOK {
 				t.Errorf("plain text was served: %s", body)
 			}
+		}
+	})
+	t.Run("a client that is none is logged", func(t *testing.T) {
+		p := run(t, lab.Register, append(args, "--data", t.TempDir())...).running(t)
+		c, err := net.Dial("tcp", strings.TrimPrefix(p.url, "https://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(c, "this is no TLS at all")
+		_ = c.Close()
+		for !strings.Contains(p.stderr.String(), "TLS handshake error") {
+			<-p.stderr.wrote
+		}
+		if !strings.Contains(p.stderr.String(), "level=WARN") {
+			t.Errorf("log:\n%s", p.stderr.String())
 		}
 	})
 	t.Run("client certificates", func(t *testing.T) {

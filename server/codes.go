@@ -10,6 +10,7 @@ import (
 
 	durable "github.com/durable-go/durable"
 	durablev1 "github.com/durable-go/durable/gen/durable/v1"
+	"github.com/durable-go/durable/internal/actor"
 	"github.com/durable-go/durable/storage"
 )
 
@@ -68,8 +69,15 @@ var sentinels = []struct {
 	{durable.ErrTxDone, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_TX_DONE}},
 	{durable.ErrMethodUnknown, verdict{code: connect.CodeUnimplemented, reason: durablev1.ErrorReason_ERROR_REASON_METHOD_UNKNOWN}},
 	{durable.ErrUnimplemented, verdict{code: connect.CodeUnimplemented, reason: durablev1.ErrorReason_ERROR_REASON_METHOD_UNKNOWN, message: "not implemented", flags: byHandler}},
-	{durable.ErrCallInSavepoint, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
-	{durable.ErrDeleteAllInSavepoint, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
+	{durable.ErrInSavepoint, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
+	{durable.ErrNoResponse, verdict{
+		code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE,
+		message: "the handler returned neither a response nor an error",
+	}},
+	{durable.ErrMalformedValue, verdict{
+		code: connect.CodeDataLoss, reason: durablev1.ErrorReason_ERROR_REASON_DATA_LOSS,
+		message: "a stored value of the object does not parse as its message",
+	}},
 	{durable.ErrInvalidArgument, verdict{code: connect.CodeInvalidArgument, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
 	{storage.ErrNoSpace, verdict{
 		code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT,
@@ -133,6 +141,7 @@ func judge(err error) (v verdict) {
 		v.message = "the constructor of the object failed: " + v.message
 		v.reason = durablev1.ErrorReason_ERROR_REASON_CONSTRUCTOR_FAILED
 		v.flags |= reset
+		v.flags &^= retryable // the constructor may have had effects of its own
 	case errors.As(err, &coded):
 		if coded.IsRemote() {
 			// What another server said of our call is not our answer to this one.
@@ -202,9 +211,17 @@ func wireError(err error, r *route, id durable.ID) *connect.Error {
 	var inner *innerError
 	var constructor *durable.ConstructorError
 	if errors.As(err, &inner) && !errors.As(err, &constructor) {
-		return passedOn(inner.err)
+		return passedOn(inner.err, actor.HadEffects(err))
 	}
 	v := judge(err)
+	if actor.HadEffects(err) {
+		v.flags &^= retryable
+		// Unavailable says that nothing happened, except of a stream, which is
+		// only told that it ends here.
+		if v.code == connect.CodeUnavailable && v.flags&byHandler == 0 && !errors.Is(err, durable.ErrStreamDrained) {
+			v.code = connect.CodeAborted
+		}
+	}
 	if v.message == "" && v.flags&byHandler == 0 {
 		v.message = text(err)
 	}
@@ -243,9 +260,14 @@ func wireError(err error, r *route, id durable.ID) *connect.Error {
 }
 
 // passedOn returns what an inner call said as the answer to the call that made
-// it. That the inner call had no effect says nothing of the outer one.
-func passedOn(err *connect.Error) *connect.Error {
-	out := connect.NewError(err.Code(), err.Message())
+// it. That the inner call had no effect says nothing of the outer one, which
+// hadEffects tells of.
+func passedOn(err *connect.Error, hadEffects bool) *connect.Error {
+	code := err.Code()
+	if hadEffects && code == connect.CodeUnavailable && byRuntime(err) {
+		code = connect.CodeAborted
+	}
+	out := connect.NewError(code, err.Message())
 	for _, d := range err.Details() {
 		if d.Type == infoType {
 			msg, derr := connectproto.UnmarshalErrorDetail(d)
@@ -262,3 +284,17 @@ func passedOn(err *connect.Error) *connect.Error {
 }
 
 var infoType = string((*durablev1.ErrorInfo)(nil).ProtoReflect().Descriptor().FullName())
+
+// byRuntime reports whether the runtime made err, and not a handler.
+func byRuntime(err *connect.Error) bool {
+	for _, d := range err.Details() {
+		if d.Type != infoType {
+			continue
+		}
+		msg, derr := connectproto.UnmarshalErrorDetail(d)
+		if info, ok := msg.(*durablev1.ErrorInfo); ok && derr == nil {
+			return !info.GetRemote()
+		}
+	}
+	return false
+}

@@ -43,8 +43,9 @@ func TestCodes(t *testing.T) {
 		{"durable.ErrNotOwner", durable.ErrNotOwner, connect.CodeUnavailable, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER, Retryable: true, ObjectReset: true}},
 		{"durable.ErrMethodUnknown", durable.ErrMethodUnknown, connect.CodeUnimplemented, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_METHOD_UNKNOWN}},
 		{"durable.ErrUnimplemented", durable.ErrUnimplemented, connect.CodeUnimplemented, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_METHOD_UNKNOWN, Remote: true}},
-		{"durable.ErrCallInSavepoint", durable.ErrCallInSavepoint, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
-		{"durable.ErrDeleteAllInSavepoint", durable.ErrDeleteAllInSavepoint, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
+		{"durable.ErrInSavepoint", durable.ErrInSavepoint, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
+		{"durable.ErrMalformedValue", fmt.Errorf("%w: get %q: %w", durable.ErrMalformedValue, secret, errors.New("x")), connect.CodeDataLoss, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_DATA_LOSS}},
+		{"durable.ErrNoResponse", durable.ErrNoResponse, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
 		{"durable.ErrInvalidArgument", durable.ErrInvalidArgument, connect.CodeInvalidArgument, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
 		{"durable.KeyError", &durable.KeyError{Problem: durable.KeyMissing, Detail: "x"}, connect.CodeInvalidArgument, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_KEY_MISSING}},
 		{"durable.KeyError", &durable.KeyError{Problem: durable.KeyConflict, Detail: "x"}, connect.CodeInvalidArgument, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_KEY_CONFLICT}},
@@ -56,6 +57,8 @@ func TestCodes(t *testing.T) {
 		{"durable.ChainError", &durable.ChainError{Max: 32, Chain: []string{"a/1"}}, connect.CodeFailedPrecondition, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_CALL_DEPTH, Chain: []string{"a/1"}}},
 		{"durable.ConstructorError", &durable.ConstructorError{Err: connect.NewError(connect.CodeNotFound, "x")}, connect.CodeNotFound, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_CONSTRUCTOR_FAILED, ObjectReset: true, Remote: true}},
 		{"durable.ConstructorError", &durable.ConstructorError{Err: storage.ErrCorrupt}, connect.CodeDataLoss, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_CONSTRUCTOR_FAILED, ObjectReset: true}},
+		{"durable.ConstructorError", &durable.ConstructorError{Err: durable.ErrNotOwner}, connect.CodeUnavailable, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_CONSTRUCTOR_FAILED, ObjectReset: true}},
+		{"durable.ConstructorError", &durable.ConstructorError{Err: &durable.OverloadError{Limit: "x", Max: 1, Actual: 1}}, connect.CodeResourceExhausted, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_CONSTRUCTOR_FAILED, ObjectReset: true, Overloaded: true, Limit: &durablev1.Limit{Name: "x", Max: 1, Actual: 1}}},
 		{"durable.PanicError", &durable.PanicError{Value: secret, Stack: []byte(secret)}, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_PANIC, ObjectReset: true}},
 		{"durable.AbortError", &durable.AbortError{Reason: "x"}, connect.CodeAborted, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_RESET, ObjectReset: true}},
 
@@ -101,7 +104,7 @@ func TestCodes(t *testing.T) {
 					t.Errorf("info (-want +got):\n%s", diff)
 				}
 			}
-			if strings.HasPrefix(row.name, "storage.") || strings.HasSuffix(row.name, "PanicError") {
+			if strings.HasPrefix(row.name, "storage.") || strings.HasSuffix(row.name, "PanicError") || strings.HasSuffix(row.name, "ErrMalformedValue") {
 				got := wireError(fmt.Errorf("%s: %w", secret, row.err), nil, durable.ID{})
 				if strings.Contains(got.Message(), secret) {
 					t.Errorf("the message tells callers too much: %q", got.Message())

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/proto"
@@ -68,7 +69,11 @@ func (c conn) route(call *durable.Call) (*route, key, error) {
 // localInfo gives the handler a [durable.CallInfo] of its own, lest it see that
 // of the handler that calls.
 func localInfo(ctx context.Context, call *durable.Call) (context.Context, *durable.CallInfo) {
-	info := durable.NewCallInfo(call.Method.Procedure, func() http.Header { return call.Header.Clone() })
+	var header func() http.Header
+	if call.Header != nil {
+		header = call.Header.Clone
+	}
+	info := durable.NewCallInfo(call.Method.Procedure, header)
 	return durable.ContextWithCallInfo(ctx, info), info
 }
 
@@ -89,20 +94,20 @@ func (c conn) OpenStream(ctx context.Context, call *durable.Call) (durable.Clien
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	p := &localStream{
 		ctx: ctx, cancel: cancel, call: call, route: r, id: k.id,
 		requests:  make(chan proto.Message),
 		responses: make(chan proto.Message),
 		done:      make(chan struct{}),
-
-		interrupted: make(chan struct{}),
+		draining:  c.s.host.Draining(),
 	}
 	sctx, info := localInfo(ctx, call)
 	p.info = info
 	go func() {
-		defer cancel() // last, so that an end by the caller is told from one by the handler
+		defer cancel(nil) // last, so that an end by the caller is told from one by the handler
 		defer close(p.done)
+		defer context.AfterFunc(p.draining, p.bound)()
 		outer := candidate{source: "stub", text: k.name}
 		if k.name == "" {
 			outer = candidate{source: "stub", text: k.id.String(), isID: true}
@@ -122,7 +127,7 @@ func (c conn) OpenStream(ctx context.Context, call *durable.Call) (durable.Clien
 // A localStream is a streaming call within the process: the caller's end.
 type localStream struct {
 	ctx       context.Context // of the call
-	cancel    context.CancelFunc
+	cancel    context.CancelCauseFunc
 	call      *durable.Call
 	route     *route
 	id        durable.ID
@@ -130,13 +135,24 @@ type localStream struct {
 	requests  chan proto.Message
 	responses chan proto.Message
 	closeSend sync.Once
-	done      chan struct{} // closed when the handler has returned
-	err       error         // what it returned
-	header    http.Header   // of the response; the handler's end sets it before the first
-	sent      bool          // the handler's end sent one
-	started   bool          // a response was received
+	done      chan struct{}   // closed when the handler has returned
+	err       error           // what it returned
+	header    http.Header     // of the response; the handler's end sets it before the first
+	sent      bool            // the handler's end sent one
+	started   bool            // a response was received
+	draining  context.Context // ends when the server drains
+}
 
-	interrupted chan struct{} // closed when the server drains
+// bound ends the stream when it is still open some time after the drain began,
+// as it is when nobody takes its responses.
+func (p *localStream) bound() {
+	timer := time.NewTimer(drainSendTime)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		p.cancel(durable.ErrStreamDrained)
+	case <-p.done:
+	}
 }
 
 // Send implements [durable.ClientStreamPort].
@@ -200,7 +216,7 @@ func (p *localStream) Receive(msg proto.Message) error {
 
 // Close implements [durable.ClientStreamPort].
 func (p *localStream) Close() error {
-	p.cancel()
+	p.cancel(nil)
 	<-p.done
 	return nil
 }
@@ -223,9 +239,6 @@ func (e serverEnd) Send(msg proto.Message) error {
 	}
 }
 
-// Interrupt implements [actor.StreamPort].
-func (e serverEnd) Interrupt() { close(e.p.interrupted) }
-
 // Receive implements [actor.StreamPort].
 func (e serverEnd) Receive(msg proto.Message) error {
 	select {
@@ -235,7 +248,7 @@ func (e serverEnd) Receive(msg proto.Message) error {
 		}
 		proto.Merge(msg, req)
 		return nil
-	case <-e.p.interrupted:
+	case <-e.p.draining.Done():
 		return durable.ErrStreamDrained
 	case <-e.p.ctx.Done():
 		return context.Cause(e.p.ctx)

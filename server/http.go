@@ -7,6 +7,7 @@ import (
 	"path"
 	"strings"
 
+	connectv1 "connectrpc.com/connect"
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connecthttp"
 	"connectrpc.com/connect/v2/connectproto"
@@ -23,7 +24,7 @@ func (s *Server) newHandler() http.Handler {
 	s.routes.Range(func(_, value any) bool {
 		r := value.(*route)
 		handler := s.unary(r)
-		if r.method.ClientStream || r.method.ServerStream {
+		if r.streams() {
 			handler = s.streaming(r)
 		}
 		dispatch.Register(connect.Method{Spec: spec(r.method), Handler: handler})
@@ -40,21 +41,30 @@ func (s *Server) newHandler() http.Handler {
 	}
 	connecthttp.Mount(mux, dispatch, opts...)
 
+	limit := connectv1.WithReadMaxBytes(maxAuxiliaryBytes)
 	services := append([]string{grpchealth.HealthV1ServiceName}, s.mu.services...)
-	mux.Handle(grpchealth.NewHandler(&health{s, grpchealth.NewStaticChecker(services...)}))
+	mux.Handle(grpchealth.NewHandler(&health{s, grpchealth.NewStaticChecker(services...)}, limit))
 	if !s.opts.noReflection {
 		services = append(services, grpcreflect.ReflectV1ServiceName, grpcreflect.ReflectV1AlphaServiceName)
 		reflector := grpcreflect.NewStaticReflector(services...)
-		mux.Handle(grpcreflect.NewHandlerV1(reflector))
-		mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
+		mux.Handle(grpcreflect.NewHandlerV1(reflector, limit))
+		mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, limit))
 	}
 	fallback := s.opts.fallback
 	if fallback == nil {
 		fallback = http.HandlerFunc(unknownService)
 	}
 	mux.Handle("/", fallback)
-	return s.ingress(mux)
+	objects := map[string]bool{}
+	for _, service := range s.mu.services {
+		objects[service] = true
+	}
+	return s.ingress(objects, mux)
 }
+
+// maxAuxiliaryBytes limits the messages of health and reflection, which ask for
+// a name.
+const maxAuxiliaryBytes = 16 << 10
 
 // unknownService answers calls of services that nobody registered: gRPC clients
 // get a status, all others a plain 404, which is what Connect asks for.
@@ -126,8 +136,9 @@ type (
 )
 
 // ingress takes the key out of the URL and internal headers out of the request,
-// and keeps the response writer for streams of requests.
-func (s *Server) ingress(next http.Handler) http.Handler {
+// and keeps the response writer for streams. Only the named services, those of
+// objects, can be called with a key in the URL.
+func (s *Server) ingress(objects map[string]bool, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for name := range r.Header {
 			if strings.HasPrefix(name, headerPrefix) && name != headerName && name != headerID {
@@ -136,7 +147,7 @@ func (s *Server) ingress(next http.Handler) http.Handler {
 		}
 		if strings.HasPrefix(r.URL.Path, "/-/") {
 			key, path, ok := cutURLKey(r.URL.EscapedPath())
-			if !ok {
+			if !ok || !objects[serviceOf(path)] {
 				http.Error(w, "not found: a path with a key is /-/name/{name}/package.Service/Method or /-/id/{id}/package.Service/Method", http.StatusNotFound)
 				return
 			}
@@ -145,7 +156,7 @@ func (s *Server) ingress(next http.Handler) http.Handler {
 			u.Path, u.RawPath = path, ""
 			r.URL = &u
 		}
-		if value, ok := s.routes.Load(r.URL.Path); ok && value.(*route).method.ClientStream {
+		if value, ok := s.routes.Load(r.URL.Path); ok && value.(*route).streams() {
 			r = r.WithContext(context.WithValue(r.Context(), writerContext{}, w))
 		}
 		next.ServeHTTP(w, r)
@@ -166,6 +177,15 @@ func cutURLKey(escaped string) (key urlKey, procedure string, ok bool) {
 	procedure, err := url.PathUnescape("/" + rest)
 	// A path that is not clean would be redirected to one without the key.
 	return urlKey{kind: kind, text: text}, procedure, err == nil && path.Clean(procedure) == procedure
+}
+
+// serviceOf returns the service of a procedure, empty when path is not like one.
+func serviceOf(path string) string {
+	service, method, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	if method == "" || strings.Contains(method, "/") {
+		return ""
+	}
+	return service
 }
 
 // unary serves a method with one request and one response.
@@ -195,28 +215,6 @@ func (s *Server) unary(r *route) connect.ServerFunc {
 		}
 		return stream.Send(res)
 	}
-}
-
-// streaming serves the other three kinds of methods.
-func (s *Server) streaming(r *route) connect.ServerFunc {
-	return func(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
-		info, _ := connect.CallInfoForServerContext(ctx)
-		call := callInfo(r, info)
-		port := &httpPort{stream: stream, call: call, info: info}
-		port.writer, _ = ctx.Value(writerContext{}).(http.ResponseWriter)
-		err := s.stream(durable.ContextWithCallInfo(ctx, call), r, outerKeys(ctx, r, info), port)
-		respond(call, info)
-		return err
-	}
-}
-
-// An httpPort is the network end of a streaming call.
-type httpPort struct {
-	stream    connect.ServerStream
-	call      *durable.CallInfo
-	info      *connect.CallInfo
-	writer    http.ResponseWriter // nil where only the server streams
-	responded bool
 }
 
 // outerKeys returns the keys that came beside the message.

@@ -539,6 +539,54 @@ func TestFallback(t *testing.T) {
 	}
 }
 
+func TestOnlyObjectsHaveKeysInURLs(t *testing.T) {
+	s := start(t, server.WithFallback(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "fallback")
+	})))
+	grpc := http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}}
+	for name, c := range map[string]struct {
+		method, path string
+		header       http.Header
+	}{
+		"a page":             {http.MethodGet, "/-/name/a/index.html", nil},
+		"a page in a folder": {http.MethodGet, "/-/name/a/admin/index.html", nil},
+		"nothing":            {http.MethodGet, "/-/", nil},
+		"no key":             {http.MethodGet, "/-/name", nil},
+		"no procedure":       {http.MethodGet, "/-/id/a/", nil},
+		"health":             {http.MethodPost, "/-/name/a/grpc.health.v1.Health/Check", nil},
+		"reflection":         {http.MethodPost, "/-/name/a/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", grpc},
+		"an unknown service": {http.MethodPost, "/-/name/a/lab.v1.NoService/Append", nil},
+		"a service alone":    {http.MethodPost, "/-/name/a/lab.v1.RecorderService", nil},
+		"a service, slash":   {http.MethodPost, "/-/name/a/lab.v1.RecorderService/", nil},
+		"below a method":     {http.MethodPost, "/-/name/a" + whoami + "/x", nil},
+		"a key within a key": {http.MethodPost, "/-/name/a/-/name/b" + whoami, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if a := send(t, s, c.method, c.path, `{}`, c.header); a.status != http.StatusNotFound || strings.Contains(a.body, "fallback") {
+				t.Errorf("status %d: %s", a.status, a.body)
+			}
+		})
+	}
+	if a := post(t, s, "/-/name/a/lab.v1.RecorderService/Nothing", `{}`, nil); a.field(t, "code") != "unimplemented" {
+		t.Errorf("an unknown method: status %d: %s", a.status, a.body)
+	}
+}
+
+func TestHealthAndReflectionTakeLittle(t *testing.T) {
+	s := start(t)
+	huge := strings.Repeat("x", 1<<20)
+	if a := post(t, s, "/grpc.health.v1.Health/Check", `{"service":"`+huge+`"}`, nil); a.field(t, "code") != "resource_exhausted" {
+		t.Errorf("health: status %d: %.100s", a.status, a.body)
+	}
+	for _, version := range []string{"v1", "v1alpha"} {
+		message := "\x22" + string(binary.AppendUvarint(nil, uint64(len(huge)))) + huge
+		_, status := frame(t, s, "/grpc.reflection."+version+".ServerReflection/ServerReflectionInfo", message)
+		if status != strconv.Itoa(int(connect.CodeResourceExhausted)) {
+			t.Errorf("reflection %s: status %q", version, status)
+		}
+	}
+}
+
 // frame asks a gRPC method with one message and returns the messages that came
 // back, and the status.
 func frame(t *testing.T, s *durabletest.Server, path, message string) (body, status string) {

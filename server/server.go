@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connecthttp"
@@ -39,15 +42,22 @@ type route struct {
 	method *durable.Method
 }
 
+// streams reports whether the method has a stream of requests or of responses.
+func (r *route) streams() bool { return r.method.ClientStream || r.method.ServerStream }
+
 var _ durable.Registrar = (*Server)(nil)
 
 // New joins the store as its one member and returns a server for its objects.
 // When it returns, no earlier owner of the store can commit any more. The
-// caller closes the server, and the engine after it.
+// caller closes the server, and the engine after it. It fails for options that
+// cannot be, before it touches the store.
 func New(ctx context.Context, engine storage.Engine, opts ...Option) (*Server, error) {
 	s := &Server{}
 	for _, opt := range opts {
 		opt.applyToServer(&s.opts)
+	}
+	if err := s.opts.check(); err != nil {
+		return nil, fmt.Errorf("server: %w", err)
 	}
 	s.mu.types = map[string]*actor.Type{}
 	info, err := engine.Info(ctx)
@@ -83,7 +93,12 @@ func (s *Server) RegisterObject(t *durable.ObjectType) error {
 			return fmt.Errorf("server: register %s: service %s is registered already", t.Name, service)
 		}
 	}
-	typ, err := s.host.Register(context.Background(), t)
+	own := *t // what the server adds stays here
+	own.KeyHeaders = slices.Concat(s.opts.keyHeaders, t.KeyHeaders)
+	if own.DefaultName == "" {
+		own.DefaultName = s.opts.defaultName
+	}
+	typ, err := s.host.Register(context.Background(), &own)
 	if err != nil {
 		return fmt.Errorf("server: %w", err)
 	}
@@ -103,7 +118,10 @@ func (s *Server) Conn() durable.Conn { return conn{s} }
 
 // Handler returns the handler that serves every type registered so far, health
 // and reflection, and everything else under the handler given by
-// [WithFallback]. It always returns the same one.
+// [WithFallback]. It always returns the same one. Middleware around it that wraps
+// the [http.ResponseWriter] needs a method Unwrap, as for
+// [http.ResponseController]: without it, streams that wait for their callers hold
+// a drain up.
 func (s *Server) Handler() http.Handler {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,8 +132,11 @@ func (s *Server) Handler() http.Handler {
 }
 
 // Drain stops taking calls: they fail with code unavailable, and health says so.
-// Turns under way finish; the contexts of open streams end. It returns when no
-// call is left, or with an error when ctx ends first.
+// Turns under way finish. Open streams end with code unavailable: the contexts of
+// their handlers end, Receive fails, and Send fails when the caller does not read
+// for some seconds. It returns when no call is left, or with an error when ctx
+// ends first; calls under way then go on. What calls wrote may not be durable
+// yet: see [Server.Close]. It can be called again.
 func (s *Server) Drain(ctx context.Context) error {
 	s.mu.Lock()
 	s.mu.draining = true
@@ -124,7 +145,8 @@ func (s *Server) Drain(ctx context.Context) error {
 }
 
 // Close drains the server, waits until everything it committed is durable and
-// leaves the store. It does not close the engine.
+// leaves the store, also when ctx ends and calls are still under way: their
+// commits then fail. It does not close the engine.
 func (s *Server) Close(ctx context.Context) error {
 	return errors.Join(s.Drain(ctx), s.session.Leave(ctx))
 }
@@ -138,7 +160,9 @@ func (s *Server) Err() error { return s.session.Err() }
 
 // Evict drops the object from memory after the calls that came before, and
 // waits until everything it committed is durable. It reports whether the object
-// was in memory. Its next call runs the constructor.
+// was in memory. Its next call runs the constructor. It returns
+// [durable.ErrMethodUnknown] for a type that is not registered, and the error of
+// ctx when that ends first.
 func (s *Server) Evict(ctx context.Context, objectType string, id durable.ID) (bool, error) {
 	typ, err := s.typeNamed(objectType)
 	if err != nil {
@@ -147,24 +171,38 @@ func (s *Server) Evict(ctx context.Context, objectType string, id durable.ID) (b
 	return s.host.Evict(ctx, typ, id)
 }
 
-// Active returns how many objects are in memory.
+// Active returns how many objects are in memory. It looks at each of them.
 func (s *Server) Active() int { return s.host.Active() }
 
-// Objects returns the existing objects of a type, in order of name and then id:
-// those that were committed to, and not deleted since.
-func (s *Server) Objects(ctx context.Context, objectType string) ([]durable.ID, error) {
-	typ, err := s.typeNamed(objectType)
-	if err != nil {
-		return nil, err
-	}
-	var ids []durable.ID
-	for object, err := range s.session.Objects(ctx, storage.ObjectQuery{Type: typ.StorageID()}) {
+// An Object is an object that exists.
+type Object struct {
+	ID      durable.ID
+	Name    string // empty for an object made by id
+	Created time.Time
+}
+
+// Objects yields the existing objects of a type, in order of name and then id:
+// those that were committed to, and not deleted since. It reads them as the
+// iteration goes on, a part at a time, so objects that come or go meanwhile may
+// be seen or not. After an error, which it yields with the zero Object, it yields
+// nothing more.
+func (s *Server) Objects(ctx context.Context, objectType string) iter.Seq2[Object, error] {
+	return func(yield func(Object, error) bool) {
+		typ, err := s.typeNamed(objectType)
 		if err != nil {
-			return nil, fmt.Errorf("server: list objects: %w", err)
+			yield(Object{}, err)
+			return
 		}
-		ids = append(ids, object.ID)
+		for o, err := range s.session.Objects(ctx, storage.ObjectQuery{Type: typ.StorageID()}) {
+			if err != nil {
+				yield(Object{}, fmt.Errorf("server: list objects: %w", err))
+				return
+			}
+			if !yield(Object{ID: o.ID, Name: o.Name, Created: o.Created}, nil) {
+				return
+			}
+		}
 	}
-	return ids, nil
 }
 
 func (s *Server) typeNamed(name string) (*actor.Type, error) {
@@ -187,44 +225,79 @@ type options struct {
 	strictJSON   bool
 	noReflection bool
 	maxMessage   int
+	keyHeaders   []string
+	defaultName  string
+	hasDefault   bool
+}
+
+func (o *options) check() error {
+	for _, header := range o.keyHeaders {
+		if err := durable.CheckKeyHeader(header); err != nil {
+			return err
+		}
+	}
+	if o.hasDefault {
+		if err := durable.CheckName(o.defaultName); err != nil {
+			return fmt.Errorf("the default name: %w", err)
+		}
+	}
+	return nil
 }
 
 type option func(*options)
 
 func (f option) applyToServer(o *options) { f(o) }
 
-// WithLogger makes the server log panics of handlers and failures of the store.
-// Default: it logs nothing.
+// WithLogger makes the server log panics of handlers, with their stacks, and
+// failures of the store. Default: it logs nothing.
 func WithLogger(logger *slog.Logger) Option {
 	return option(func(o *options) { o.logger = logger })
 }
 
 // WithFallback serves the requests that are neither for an object nor for
-// health or reflection. Default: 404.
+// health or reflection, and whose paths do not begin with /-/. It goes on while
+// the server drains. Default: 404.
 func WithFallback(h http.Handler) Option {
 	return option(func(o *options) { o.fallback = h })
 }
 
 // WithInterceptors wraps every call that comes over the network, before its
-// message is read, in the order given.
+// message is read, in the order given. Calls within the process, health and
+// reflection do not pass them. Default: none.
 func WithInterceptors(interceptors ...connect.ServerInterceptor) Option {
 	return option(func(o *options) { o.interceptors = append(o.interceptors, interceptors...) })
 }
 
-// WithMaxMessageBytes limits the size of a request message. Default: 4 MiB.
+// WithMaxMessageBytes limits the size of a request message, after decompression.
+// A larger one is refused with code resource exhausted. Default, and where n is
+// 0 or less: 4 MiB.
 func WithMaxMessageBytes(n int) Option {
 	return option(func(o *options) { o.maxMessage = n })
 }
 
 // WithHTTPOptions passes options on to Connect, such as compressors and codecs.
+// Those of this package come after them. Default: none.
 func WithHTTPOptions(opts ...connecthttp.Option) Option {
 	return option(func(o *options) { o.http = append(o.http, opts...) })
 }
 
 // WithStrictJSON refuses JSON requests that have fields the schema does not
-// know, instead of ignoring those fields.
+// know, instead of ignoring those fields, which is the default.
 func WithStrictJSON() Option {
 	return option(func(o *options) { o.strictJSON = true })
+}
+
+// WithKeyHeader is [durable.WithKeyHeader] for every type registered; those of
+// the types add to it. [New] fails for a header that [durable.CheckKeyHeader]
+// refuses.
+func WithKeyHeader(header string) Option {
+	return option(func(o *options) { o.keyHeaders = append(o.keyHeaders, header) })
+}
+
+// WithDefaultName is [durable.WithDefaultName] for every type registered that has
+// none of its own. [New] fails for a name that [durable.CheckName] refuses.
+func WithDefaultName(name string) Option {
+	return option(func(o *options) { o.defaultName, o.hasDefault = name, true })
 }
 
 // WithoutReflection does not serve gRPC reflection. Default: it is served.

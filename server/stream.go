@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
+	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/proto"
 
 	durable "github.com/durable-go/durable"
@@ -26,14 +28,14 @@ func (s *Server) stream(ctx context.Context, r *route, outer []candidate, port a
 	case !r.method.ClientStream:
 		req = r.method.NewRequest()
 		if err := port.Receive(req); err != nil {
-			return err
+			return notStarted(err, r)
 		}
 		if p.key, err = r.resolve(outer, req); err != nil {
 			return wireError(err, r, durable.ID{})
 		}
 	case k.where == "" && r.method.KeyField != nil:
 		if err := p.peek(); err != nil {
-			return err
+			return notStarted(err, r)
 		}
 	}
 	if p.key.where == "" {
@@ -42,10 +44,22 @@ func (s *Server) stream(ctx context.Context, r *route, outer []candidate, port a
 		}
 	}
 	err = s.host.Stream(ctx, actor.Call{Type: r.typ, Method: r.method, ID: p.key.id, Name: p.key.name}, p, req)
+	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), durable.ErrStreamDrained) {
+		err = durable.ErrStreamDrained // it is not the caller who left
+	}
 	if err != nil {
 		return wireError(err, r, p.key.id)
 	}
 	return nil
+}
+
+// notStarted returns the error of a call that ended before its object was known,
+// so that a drain has certainly cost the caller nothing.
+func notStarted(err error, r *route) error {
+	if errors.Is(err, durable.ErrStreamDrained) {
+		return wireError(durable.ErrDraining, r, durable.ID{})
+	}
+	return err
 }
 
 // A keyedPort checks that every request of a stream is for its object.
@@ -98,21 +112,100 @@ func (p *keyedPort) Receive(msg proto.Message) error {
 	return nil
 }
 
+// streaming serves methods with a stream of requests, of responses or of both.
+func (s *Server) streaming(r *route) connect.ServerFunc {
+	return func(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+		info, _ := connect.CallInfoForServerContext(ctx)
+		call := callInfo(r, info)
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		port := &httpPort{stream: stream, call: call, info: info, oneRequest: !r.method.ClientStream}
+		port.mu.writer, _ = ctx.Value(writerContext{}).(http.ResponseWriter)
+		port.mu.reading = true
+		defer port.end()
+		defer context.AfterFunc(s.host.Draining(), func() {
+			cancel(durable.ErrStreamDrained) // first: the deadlines may end the context of the request
+			port.interrupt()
+		})()
+		err := s.stream(durable.ContextWithCallInfo(ctx, call), r, outerKeys(ctx, r, info), port)
+		respond(call, info)
+		return err
+	}
+}
+
+// drainSendTime is how long a stream may go on sending when the server drains,
+// to a caller that reads slowly or not at all. Over HTTP/1.1 it bounds the whole
+// connection, which has no other calls then.
+const drainSendTime = 5 * time.Second
+
+// An httpPort is the network end of a streaming call.
+type httpPort struct {
+	stream     connect.ServerStream
+	call       *durable.CallInfo
+	info       *connect.CallInfo
+	oneRequest bool // only the server streams
+	responded  bool
+
+	mu struct {
+		sync.Mutex
+		writer  http.ResponseWriter // nil once the call is over, when it must not be touched
+		reading bool                // more requests may come
+		drained bool
+	}
+}
+
+// interrupt makes a Receive that waits, and those to come, fail, and bounds the
+// time that is left for sending. After end it does nothing.
+func (p *httpPort) interrupt() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.drained = true
+	if p.mu.writer == nil {
+		return
+	}
+	deadlines := http.NewResponseController(p.mu.writer)
+	_ = deadlines.SetWriteDeadline(time.Now().Add(drainSendTime))
+	if p.mu.reading {
+		_ = deadlines.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// end gives the response writer back to package http.
+func (p *httpPort) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.writer = nil
+}
+
 // Send implements [actor.StreamPort].
 func (p *httpPort) Send(msg proto.Message) error {
 	if !p.responded { // headers leave with the first message
 		p.responded = true
 		respond(p.call, p.info)
 	}
-	return p.stream.Send(msg)
-}
-
-// Interrupt implements [actor.StreamPort].
-func (p *httpPort) Interrupt() {
-	if p.writer != nil {
-		_ = http.NewResponseController(p.writer).SetReadDeadline(time.Unix(1, 0))
-	}
+	return p.ended(p.stream.Send(msg))
 }
 
 // Receive implements [actor.StreamPort].
-func (p *httpPort) Receive(msg proto.Message) error { return p.stream.Receive(msg) }
+func (p *httpPort) Receive(msg proto.Message) error {
+	err := p.stream.Receive(msg)
+	if p.oneRequest && err == nil {
+		p.mu.Lock()
+		p.mu.reading = false
+		p.mu.Unlock()
+	}
+	return p.ended(err)
+}
+
+// ended tells why a stream broke that the drain broke.
+func (p *httpPort) ended(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.drained {
+		return durable.ErrStreamDrained
+	}
+	return err
+}

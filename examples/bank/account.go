@@ -20,7 +20,7 @@ type account struct {
 
 func newAccount(ctx context.Context, tx bankv1durable.AccountTx) (bankv1durable.AccountHandler, error) {
 	a := &account{last: &bankv1.Entry{}}
-	for entry, err := range durable.ListProto[bankv1.Entry](ctx, tx.KV(), durable.WithPrefix(entryPrefix), durable.WithReverse(), durable.WithLimit(1)) {
+	for entry, err := range durable.ListProto[bankv1.Entry](ctx, tx.KV(), durable.ListPrefix(entryPrefix), durable.ListReverse(), durable.ListLimit(1)) {
 		if err != nil {
 			return nil, err
 		}
@@ -97,9 +97,9 @@ func (a *account) Statement(ctx context.Context, stream bankv1durable.AccountSta
 	for {
 		var entries []*bankv1.Entry
 		err := stream.View(ctx, func(view bankv1durable.AccountView) error {
-			opts := []durable.ListOption{durable.WithPrefix(entryPrefix), durable.WithLimit(page)}
+			opts := []durable.ListOption{durable.ListPrefix(entryPrefix), durable.ListLimit(page)}
 			if after != "" {
-				opts = append(opts, durable.WithStartAfter(after))
+				opts = append(opts, durable.ListStartAfter(after))
 			}
 			for entry, err := range durable.ListProto[bankv1.Entry](ctx, view.KV(), opts...) {
 				if err != nil {

@@ -36,7 +36,7 @@ func TestAccount(t *testing.T) {
 	if _, err := account.Withdraw(ctx, &bankv1.WithdrawRequest{Amount: 30}); err != nil {
 		t.Fatal(err)
 	}
-	s.Evict(account) // the constructor finds the balance again
+	s.Evict(account.Ref) // the constructor finds the balance again
 	if got := balance(ctx, t, account); got != 70 {
 		t.Errorf("the balance is %d, want 70", got)
 	}

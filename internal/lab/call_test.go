@@ -115,7 +115,8 @@ func TestStubs(t *testing.T) {
 		})
 		t.Run("STUB-20 a client stream keeps the order", func(t *testing.T) {
 			r := b.recorder(t)
-			stream, err := r.Collect(t.Context())
+			var trailer http.Header
+			stream, err := r.Collect(t.Context(), durable.WithResponseTrailer(&trailer))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -130,6 +131,7 @@ func TestStubs(t *testing.T) {
 				t.Fatal(err)
 			}
 			same(t, "count", res.GetCount(), int64(6))
+			same(t, "trailer", trailer.Get("X-Collected"), "6")
 			same(t, "fields filled in", res.GetFields()[5], b.name(t))
 			same(t, "texts", texts(t, r), sent)
 		})
@@ -349,10 +351,10 @@ func TestErrors(t *testing.T) {
 			same(t, "texts", texts(t, r), []string{"y"})
 		})
 		t.Run("ERR-01 neither response nor error", func(t *testing.T) {
-			_, err := misbehave(t, &labv1.MisbehaveRequest{Fault: &labv1.MisbehaveRequest_Nothing{Nothing: true}})
-			if err == nil {
-				t.Error("no error")
-			}
+			r, err := misbehave(t, &labv1.MisbehaveRequest{Fault: &labv1.MisbehaveRequest_Nothing{Nothing: true}})
+			want{code: connect.CodeInternal, message: "the handler returned neither a response nor an error", info: &durablev1.ErrorInfo{
+				Reason: durablev1.ErrorReason_ERROR_REASON_MISUSE,
+			}}.check(t, err, r)
 		})
 		t.Run("ERR-03 an error passed on tells where it is from", func(t *testing.T) {
 			inner := b.recorder(t, "inner")

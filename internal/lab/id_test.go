@@ -126,7 +126,7 @@ func TestIDs(t *testing.T) {
 			if _, err := r.Append(t.Context(), &labv1.AppendRequest{Text: "x"}); err != nil {
 				t.Fatal(err)
 			}
-			b.Evict(r)
+			b.Evict(r.Ref)
 			seen := inspectTx(t, recorders.Get(r.ID()))
 			same(t, "name", seen.GetName(), b.name(t))
 			same(t, "constructed as", seen.GetConstructedAs(), b.name(t))

@@ -287,7 +287,7 @@ func TestKVDeleteAll(t *testing.T) {
 			o.do(deleteAll())
 			same(t, "listed after", slices.Contains(b.IDs("lab.kv"), o.ID()), false)
 			same(t, "exists after", o.do(exists())[0].GetOk(), false)
-			b.Evict(o)
+			b.Evict(o.Ref)
 			same(t, "listed when evicted", slices.Contains(b.IDs("lab.kv"), o.ID()), false)
 		})
 		t.Run("KV-49 unless the turn writes again", func(t *testing.T) {

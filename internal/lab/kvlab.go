@@ -71,10 +71,8 @@ func kind(err error) string {
 		return "ErrTxDone"
 	case errors.Is(err, durable.ErrInvalidArgument):
 		return "ErrInvalidArgument"
-	case errors.Is(err, durable.ErrCallInSavepoint):
-		return "ErrCallInSavepoint"
-	case errors.Is(err, durable.ErrDeleteAllInSavepoint):
-		return "ErrDeleteAllInSavepoint"
+	case errors.Is(err, durable.ErrInSavepoint):
+		return "ErrInSavepoint"
 	case errors.As(err, &limit):
 		return fmt.Sprintf("LimitError: %s, %d of %d", limit.Name, limit.Actual, limit.Max)
 	case errors.As(err, &chain):
@@ -163,21 +161,21 @@ func (s *steps) step(ctx context.Context, step *labv1.Step, res *labv1.Result) (
 func (s *steps) list(ctx context.Context, list *labv1.List, res *labv1.Result) error {
 	var opts []durable.ListOption
 	if list.Start != nil {
-		opts = append(opts, durable.WithStart(string(list.GetStart())))
+		opts = append(opts, durable.ListStart(string(list.GetStart())))
 	}
 	if list.StartAfter != nil {
-		opts = append(opts, durable.WithStartAfter(string(list.GetStartAfter())))
+		opts = append(opts, durable.ListStartAfter(string(list.GetStartAfter())))
 	}
 	if list.End != nil {
-		opts = append(opts, durable.WithEnd(string(list.GetEnd())))
+		opts = append(opts, durable.ListEnd(string(list.GetEnd())))
 	}
 	if list.Limit != nil {
-		opts = append(opts, durable.WithLimit(int(list.GetLimit())))
+		opts = append(opts, durable.ListLimit(int(list.GetLimit())))
 	}
 	if list.GetReverse() {
-		opts = append(opts, durable.WithReverse())
+		opts = append(opts, durable.ListReverse())
 	}
-	opts = append(opts, durable.WithPrefix(string(list.GetPrefix())))
+	opts = append(opts, durable.ListPrefix(string(list.GetPrefix())))
 	for e, err := range s.reader.List(ctx, opts...) {
 		if err != nil {
 			return err

@@ -26,8 +26,8 @@ func TestLife(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			same(t, "was in memory", b.Evict(c), true)
-			same(t, "again", b.Evict(c), false)
+			same(t, "was in memory", b.Evict(c.Ref), true)
+			same(t, "again", b.Evict(c.Ref), false)
 			res, err := c.Increment(t.Context(), &labv1.IncrementRequest{Delta: 1})
 			if err != nil {
 				t.Fatal(err)
@@ -37,7 +37,7 @@ func TestLife(t *testing.T) {
 		t.Run("LIFE-11 an object that wrote nothing does not exist", func(t *testing.T) {
 			o := b.kv(t)
 			o.do(get("a"), exists())
-			b.Evict(o)
+			b.Evict(o.Ref)
 			same(t, "listed", slices.Contains(b.IDs("lab.kv"), o.ID()), false)
 			same(t, "exists", o.do(exists())[0].GetOk(), false)
 		})
@@ -51,7 +51,7 @@ func TestLife(t *testing.T) {
 			o := b.kv(t)
 			o.do(put("a", "1"))
 			o.do(del("a"))
-			b.Evict(o)
+			b.Evict(o.Ref)
 			same(t, "listed", slices.Contains(b.IDs("lab.kv"), o.ID()), true)
 			same(t, "exists", o.do(exists())[0].GetOk(), true)
 		})
@@ -60,7 +60,7 @@ func TestLife(t *testing.T) {
 			for i := range 5 {
 				_, err := bad.Misbehave(t.Context(), &labv1.MisbehaveRequest{Fault: &labv1.MisbehaveRequest_Panic{Panic: "now"}})
 				want{code: connect.CodeInternal}.check(t, err, bad)
-				b.Evict(bad)
+				b.Evict(bad.Ref)
 				res, err := good.Increment(t.Context(), &labv1.IncrementRequest{Delta: 1})
 				if err != nil {
 					t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"strconv"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -34,7 +35,7 @@ func (l *Lab) newRecorder(ctx context.Context, tx labv1durable.RecorderTx) (labv
 			return nil, err
 		}
 	}
-	for e, err := range tx.KV().List(ctx, durable.WithReverse(), durable.WithLimit(1)) {
+	for e, err := range tx.KV().List(ctx, durable.ListReverse(), durable.ListLimit(1)) {
 		if err != nil {
 			return nil, err
 		}
@@ -279,6 +280,7 @@ func (r *recorder) Collect(ctx context.Context, stream labv1durable.RecorderColl
 		res.Count++
 		res.Fields = append(res.Fields, req.GetName())
 	}
+	respond(ctx, nil, map[string]string{"X-Collected": strconv.FormatInt(res.GetCount(), 10)})
 	return res, nil
 }
 

@@ -228,9 +228,15 @@ type want struct {
 	info    *durablev1.ErrorInfo
 }
 
+// An object is what the info of an error names.
+type object interface {
+	ObjectType() string
+	ID() durable.ID
+}
+
 // check fails the test unless err is the one wanted. The object of the info is
 // filled in.
-func (w want) check(t *testing.T, err error, object durabletest.Object) {
+func (w want) check(t *testing.T, err error, object object) {
 	t.Helper()
 	if err == nil {
 		t.Fatalf("no error, want code %v", w.code)
