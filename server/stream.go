@@ -135,7 +135,7 @@ func (s *Server) streaming(r *route) connect.ServerFunc {
 
 // drainSendTime is how long a stream may go on sending when the server drains,
 // to a caller that reads slowly or not at all. Over HTTP/1.1 it bounds the whole
-// connection, which has no other calls then.
+// connection, so what is asked there later may fail too: the server is ending.
 const drainSendTime = 5 * time.Second
 
 // An httpPort is the network end of a streaming call.
