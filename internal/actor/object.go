@@ -251,6 +251,10 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 		ms := timeout.Milliseconds()
 		return act, &durable.ConstructorError{Err: &durable.OverloadError{Limit: "milliseconds in the constructor", Max: ms, Actual: ms}}
 	}
+	if took := time.Since(t.start); took > slowConstructor || t.outside.Load() {
+		o.host.log.Warn("a constructor holds up every call of its object: let it load state, and nothing else",
+			"type", o.typ.Name, "id", o.durableID().String(), "took", took, "left_the_object", t.outside.Load())
+	}
 	if err == nil {
 		err = t.commit()
 	}
@@ -261,6 +265,9 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 	}
 	return act, nil
 }
+
+// slowConstructor is how long a constructor may take before the log says so.
+const slowConstructor = time.Second
 
 // callerName returns the name that callers used, if any.
 func (o *object) callerName() string {

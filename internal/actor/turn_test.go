@@ -1,8 +1,10 @@
 package actor
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -264,4 +266,36 @@ func TestLimitsOverTheStore(t *testing.T) {
 
 func nothing(context.Context, any, durable.View, proto.Message) (proto.Message, error) {
 	return &emptypb.Empty{}, nil
+}
+
+// TestSlowConstructorIsLogged: BCW-09.
+func TestSlowConstructorIsLogged(t *testing.T) {
+	for name, c := range map[string]struct {
+		constructor func(ctx context.Context, tx durable.Tx) error
+		want        bool
+	}{
+		"quick": {func(context.Context, durable.Tx) error { return nil }, false},
+		"slow":  {func(context.Context, durable.Tx) error { time.Sleep(1100 * time.Millisecond); return nil }, true},
+		"outside": {func(ctx context.Context, tx durable.Tx) error {
+			return tx.Await(ctx, func(context.Context) error { return nil })
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := memkv.New(memkv.Options{})
+				defer func() { _ = store.Close() }()
+				h := newTestHost(t, join(t, store), durable.Limits{}, func(ctx context.Context, tx durable.Tx) (any, error) {
+					return &counter{}, c.constructor(ctx, tx)
+				})
+				var logged bytes.Buffer
+				h.log = slog.New(slog.NewTextHandler(&logged, nil))
+				if err := h.update(t.Context(), "a", func(context.Context, *counter, durable.Tx) error { return nil }); err != nil {
+					t.Fatal(err)
+				}
+				if got := logged.Len() > 0; got != c.want {
+					t.Errorf("logged %v: %s", got, &logged)
+				}
+			})
+		})
+	}
 }
