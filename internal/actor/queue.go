@@ -28,6 +28,9 @@ type waiter struct {
 	access access
 	bytes  int64
 	ready  chan error // gets nil when the turn may begin, or why it never will
+	// patient waiters are handlers that left their turn. They stay until they
+	// have one: their code goes on in any case, and must not run beside others.
+	patient bool
 }
 
 // admit lets a turn begin at once if nothing stands before it.
@@ -96,12 +99,18 @@ func (q *queue) remove(w *waiter) bool {
 	return false
 }
 
-// fail refuses every waiter.
+// fail refuses every waiter that is not patient.
 func (q *queue) fail(err error) {
+	var stay []*waiter
 	for _, w := range q.waiting {
+		if w.patient {
+			stay = append(stay, w)
+			continue
+		}
 		w.ready <- err
 	}
-	q.waiting, q.bytes = nil, 0
+	q.waiting, q.bytes = stay, 0
+	q.next()
 }
 
 // enter waits until a turn of the object may begin. A call that is already
@@ -134,14 +143,17 @@ func (o *object) enter(ctx context.Context, a access, bytes int64, returning boo
 }
 
 // enterAgain waits, for as long as it takes, until a handler that left its turn
-// has one again: its code goes on in any case, and must not run beside others.
-// It fails only when the activation was reset.
-func (o *object) enterAgain() error {
-	w, err := o.line(exclusive, 0, true)
-	if w == nil || err != nil {
-		return err
+// has one again.
+func (o *object) enterAgain() {
+	o.mu.Lock()
+	if o.queue.admit(exclusive) {
+		o.mu.Unlock()
+		return
 	}
-	return <-w.ready
+	w := &waiter{access: exclusive, ready: make(chan error, 1), patient: true}
+	o.queue.waiting = append(o.queue.waiting, w)
+	o.mu.Unlock()
+	<-w.ready
 }
 
 // line joins the queue. It returns nil when the turn may begin at once.

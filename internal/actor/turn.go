@@ -379,10 +379,7 @@ func (h txHandle) Await(ctx context.Context, fn func(ctx context.Context) error)
 func (t *turn) comeBack() error {
 	o := t.o
 	if !t.constructing {
-		if err := o.enterAgain(); err != nil {
-			t.stop()
-			return err
-		}
+		o.enterAgain()
 		if o.settled() != t.act {
 			o.leave(exclusive)
 			t.stop()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -298,4 +299,62 @@ func TestSlowConstructorIsLogged(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestAwaitAfterReset: a reset does not let a handler out of its Await while
+// another turn still runs on the same activation (GO-01).
+func TestAwaitAfterReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memkv.New(memkv.Options{})
+		defer func() { _ = store.Close() }()
+		session := &manualSession{Session: join(t, store)}
+		h := newTestHost(t, session, durable.Limits{}, nil)
+		work, hold := make(chan struct{}), make(chan struct{})
+		var wg sync.WaitGroup
+		wentOn := false
+		wg.Go(func() {
+			err := h.update(t.Context(), "a", func(ctx context.Context, c *counter, tx durable.Tx) error {
+				err := tx.Await(ctx, func(context.Context) error { <-work; return nil })
+				c.n++
+				wentOn = true
+				return err
+			})
+			if !errors.Is(err, durable.ErrReset) && !errors.Is(err, durable.ErrCommitFailed) {
+				t.Errorf("the call that was away ended with %v", err)
+			}
+		})
+		synctest.Wait()
+		wg.Go(func() {
+			err := h.update(t.Context(), "a", func(ctx context.Context, _ *counter, tx durable.Tx) error {
+				return tx.KV().Put(ctx, "k", []byte("v"))
+			})
+			if !errors.Is(err, durable.ErrCommitFailed) {
+				t.Errorf("the call whose commit failed ended with %v", err)
+			}
+		})
+		synctest.Wait()
+		wg.Go(func() {
+			_ = h.update(t.Context(), "a", func(_ context.Context, c *counter, _ durable.Tx) error {
+				n := c.n
+				<-hold
+				c.n = n + 1
+				return nil
+			})
+		})
+		synctest.Wait()
+		session.mu.Lock()
+		session.mu.pending[0].Resolve(storage.ErrLost)
+		session.mu.Unlock()
+		synctest.Wait()
+		close(work)
+		synctest.Wait()
+		if wentOn {
+			t.Error("the handler went on while another one ran on its value")
+		}
+		close(hold)
+		wg.Wait()
+		if !wentOn {
+			t.Error("the handler never went on")
+		}
+	})
 }
