@@ -41,20 +41,29 @@ func (h *hints) print(w io.Writer, c config, addr net.Addr) {
 	}
 	fmt.Fprint(w, "\nTry:\n")
 	for _, t := range h.types {
-		var unary []durable.Method
-		for _, m := range t.Methods {
-			if !m.ClientStream && !m.ServerStream {
-				unary = append(unary, m)
-			}
-		}
-		for _, m := range unary[:min(2, len(unary))] {
+		for i, m := range firsts(t.Methods) {
 			fmt.Fprintf(w, "  curl -H 'Content-Type: application/json' -d '%s' %s%s\n", sample(m), h.url(c, addr), m.Procedure)
-		}
-		for _, m := range unary[:min(1, len(unary))] {
-			fmt.Fprintf(w, "  grpcurl -plaintext -d '%s' %s %s\n", sample(m), addr, strings.TrimPrefix(m.Procedure, "/"))
+			if i == 0 {
+				fmt.Fprintf(w, "  grpcurl -plaintext -d '%s' %s %s\n", sample(m), addr, strings.TrimPrefix(m.Procedure, "/"))
+			}
 		}
 	}
 	fmt.Fprintln(w)
+}
+
+// firsts returns the first method that may write and the first that only reads,
+// of those with one request and one response.
+func firsts(methods []durable.Method) []durable.Method {
+	var out []durable.Method
+	for _, readOnly := range []bool{false, true} {
+		for _, m := range methods {
+			if !m.ClientStream && !m.ServerStream && m.ReadOnly == readOnly {
+				out = append(out, m)
+				break
+			}
+		}
+	}
+	return out
 }
 
 // sample returns a request in JSON that names an object and has something in
@@ -71,7 +80,7 @@ func sample(m durable.Method) string {
 		case f == m.KeyField:
 			value = `"a"`
 		case f.Kind() == protoreflect.StringKind:
-			value = `"text"`
+			value = `"` + string(f.Name()) + `"`
 		case f.Kind() == protoreflect.BoolKind:
 			value = "true"
 		case f.Kind() == protoreflect.EnumKind || f.Kind() == protoreflect.MessageKind || f.Kind() == protoreflect.GroupKind || f.Kind() == protoreflect.BytesKind:

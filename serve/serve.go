@@ -87,6 +87,8 @@ func parse(name string, args []string, stderr io.Writer) (config, error) {
 		return c, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case (c.cert == "") != (c.certKey == ""):
 		return c, errors.New("--tls-cert and --tls-key go together")
+	case c.data == "":
+		return c, errors.New("--data is empty: name a folder for the store")
 	case c.clientCAs != "" && c.cert == "":
 		return c, errors.New("--tls-client-ca needs --tls-cert and --tls-key")
 	}
@@ -112,9 +114,14 @@ func run(ctx context.Context, patience patience, name string, args []string, std
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: c.level}))
+	web, listener, err := listen(c, log) // first: a port that is taken leaves no folder behind
+	if err != nil {
+		return err
+	}
+	defer func() { _ = listener.Close() }()
 	engine, err := pebblekv.Open(c.data, pebblekv.Options{Logger: log})
 	if err != nil {
-		return fmt.Errorf("open the store in %s: %w", c.data, err)
+		return err
 	}
 	defer func() { err = errors.Join(err, closeWithin(patience.close, engine)) }()
 
@@ -131,10 +138,7 @@ func run(ctx context.Context, patience patience, name string, args []string, std
 		return errors.Join(err, s.Close(context.Background()))
 	}
 
-	web, listener, err := listen(c, s.Handler(), log)
-	if err != nil {
-		return errors.Join(err, s.Close(context.Background()))
-	}
+	web.Handler = s.Handler()
 	fmt.Fprintf(stdout, "%s serves %s with its data in %s\n", name, hints.url(c, listener.Addr()), c.data)
 	hints.print(stdout, c, listener.Addr())
 
@@ -172,13 +176,12 @@ func closeWithin(d time.Duration, c io.Closer) error {
 }
 
 // listen opens the port, with TLS where the flags say so.
-func listen(c config, h http.Handler, log *slog.Logger) (*http.Server, net.Listener, error) {
+func listen(c config, log *slog.Logger) (*http.Server, net.Listener, error) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	web := &http.Server{
-		Handler:           h,
 		Protocols:         protocols,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
@@ -208,7 +211,7 @@ func listen(c config, h http.Handler, log *slog.Logger) (*http.Server, net.Liste
 	}
 	listener, err := net.Listen("tcp", c.listen)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("--listen %s: %w", c.listen, err)
 	}
 	if web.TLSConfig != nil {
 		listener = tls.NewListener(listener, web.TLSConfig)

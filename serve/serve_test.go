@@ -337,7 +337,7 @@ func TestBadFlags(t *testing.T) {
 		"authorities alone":        {[]string{"--tls-client-ca", "x"}, "needs --tls-cert"},
 		"missing certificate":      {[]string{"--tls-cert", "/nowhere/c", "--tls-key", "/nowhere/k"}, "read the certificate"},
 		"bad address":              {[]string{"--listen", "127.0.0.1:nope"}, "listen tcp"},
-		"a file where the data is": {[]string{"--data", os.Args[0]}, "open the store"},
+		"a file where the data is": {[]string{"--data", os.Args[0]}, "open store"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := run(t, lab.Register, append([]string{"--data", t.TempDir()}, c.args...)...)

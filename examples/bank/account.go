@@ -60,8 +60,15 @@ func (a *account) book(ctx context.Context, tx bankv1durable.AccountTx, amount i
 	kv := tx.KV()
 	if reference != "" {
 		booked := new(bankv1.Entry)
-		if ok, err := durable.GetProto(ctx, kv, referencePrefix+reference, booked); err != nil || ok {
-			return booked, err
+		ok, err := durable.GetProto(ctx, kv, referencePrefix+reference, booked)
+		if err != nil {
+			return nil, err
+		}
+		if ok && booked.GetAmount() != amount {
+			return nil, connect.Errorf(connect.CodeAlreadyExists, "the reference %q was booked with another amount", reference)
+		}
+		if ok {
+			return booked, nil
 		}
 	}
 	balance := a.last.GetBalance() + amount

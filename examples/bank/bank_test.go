@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"math"
+	"strings"
 	"testing"
 
 	"connectrpc.com/connect/v2"
@@ -101,6 +103,26 @@ func TestTransfer(t *testing.T) {
 	res, err := transfers.GetByName("more").Transfer(ctx, req) // durable.Keep recorded the refusal
 	if err != nil || res.GetState() != bankv1.TransferState_TRANSFER_STATE_REFUSED {
 		t.Errorf("the refused transfer, asked for again: %v, %v", res, err)
+	}
+
+	// An account that cannot take the amount: it is given back.
+	if _, err := accounts.GetByName("full").Deposit(ctx, &bankv1.DepositRequest{Amount: math.MaxInt64}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		_, err := transfers.GetByName("too much").Transfer(ctx, &bankv1.TransferRequest{From: "ann", To: "full", Amount: 1})
+		if code := connect.CodeOf(err); err != nil && code != connect.CodeOutOfRange {
+			t.Errorf("transferring to a full account: %v", err)
+		}
+	}
+	for _, to := range []string{"", strings.Repeat("x", 2000), "ann"} {
+		_, err := transfers.GetByName("nowhere").Transfer(ctx, &bankv1.TransferRequest{From: "ann", To: to, Amount: 1})
+		if connect.CodeOf(err) != connect.CodeInvalidArgument {
+			t.Errorf("transferring to %.10q: %v, want invalid_argument", to, err)
+		}
+	}
+	if _, err := accounts.GetByName("ann").Withdraw(ctx, &bankv1.WithdrawRequest{Amount: 1, Reference: "transfer/rent"}); connect.CodeOf(err) != connect.CodeAlreadyExists {
+		t.Errorf("a reference with another amount: %v, want already_exists", err)
 	}
 	for name, want := range map[string]int64{"ann": 40, "bob": 60} {
 		if got := balance(ctx, t, accounts.GetByName(name)); got != want {

@@ -27,6 +27,10 @@ func (transfer) Transfer(ctx context.Context, tx bankv1durable.TransferTx, req *
 		return nil, connect.Errorf(connect.CodeInvalidArgument, "the amount is %d and must be positive", req.GetAmount())
 	case req.GetFrom() == req.GetTo():
 		return nil, connect.Errorf(connect.CodeInvalidArgument, "from and to are the same account")
+	case durable.CheckName(req.GetFrom()) != nil:
+		return nil, connect.NewError(connect.CodeInvalidArgument, "from is not the name of an account")
+	case durable.CheckName(req.GetTo()) != nil:
+		return nil, connect.NewError(connect.CodeInvalidArgument, "to is not the name of an account")
 	}
 	progress := &bankv1.TransferProgress{Request: req, State: bankv1.TransferState_TRANSFER_STATE_STARTED}
 	if ok, err := durable.GetProto(ctx, tx.KV(), "progress", progress); err != nil {
@@ -59,7 +63,17 @@ func (transfer) Transfer(ctx context.Context, tx bankv1durable.TransferTx, req *
 		}
 	}
 	if progress.GetState() == bankv1.TransferState_TRANSFER_STATE_WITHDRAWN {
-		if _, err := accounts.GetByName(req.GetTo()).Deposit(ctx, &bankv1.DepositRequest{Amount: req.GetAmount(), Reference: reference}); err != nil {
+		_, err := accounts.GetByName(req.GetTo()).Deposit(ctx, &bankv1.DepositRequest{Amount: req.GetAmount(), Reference: reference})
+		if refused(err) { // give it back
+			if _, rerr := accounts.GetByName(req.GetFrom()).Deposit(ctx, &bankv1.DepositRequest{Amount: req.GetAmount(), Reference: reference + "/back"}); rerr != nil {
+				return nil, rerr
+			}
+			if rerr := record(ctx, tx, progress, bankv1.TransferState_TRANSFER_STATE_REFUSED); rerr != nil {
+				return nil, rerr
+			}
+			return nil, durable.Keep(err)
+		}
+		if err != nil {
 			return nil, err
 		}
 		if err := record(ctx, tx, progress, bankv1.TransferState_TRANSFER_STATE_DONE); err != nil {
@@ -69,10 +83,18 @@ func (transfer) Transfer(ctx context.Context, tx bankv1durable.TransferTx, req *
 	return &bankv1.TransferResponse{State: progress.GetState()}, nil
 }
 
-// refused reports whether the account itself, and not the runtime, refused the
-// booking.
+// refused reports whether the account itself refused the booking, for good, and
+// not the runtime.
 func refused(err error) bool {
-	return err != nil && connect.CodeOf(err) == connect.CodeFailedPrecondition && durableconnect.ErrorInfo(err).GetRemote()
+	if !durableconnect.ErrorInfo(err).GetRemote() {
+		return false
+	}
+	switch connect.CodeOf(err) {
+	case connect.CodeFailedPrecondition, connect.CodeOutOfRange, connect.CodeAlreadyExists, connect.CodeInvalidArgument:
+		return true
+	default:
+		return false
+	}
 }
 
 func record(ctx context.Context, tx bankv1durable.TransferTx, p *bankv1.TransferProgress, state bankv1.TransferState) error {

@@ -33,7 +33,7 @@ const (
 	TransferState_TRANSFER_STATE_WITHDRAWN TransferState = 2
 	// Given to the second account.
 	TransferState_TRANSFER_STATE_DONE TransferState = 3
-	// The first account was too low; nothing moved.
+	// An account refused its part; nothing moved, or it was given back.
 	TransferState_TRANSFER_STATE_REFUSED TransferState = 4
 )
 
@@ -88,7 +88,8 @@ type DepositRequest struct {
 	Account string `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
 	// In cents; positive.
 	Amount int64 `protobuf:"varint,2,opt,name=amount,proto3" json:"amount,omitempty"`
-	// The account books each reference once; empty for none.
+	// The account books each reference once, and refuses it with another amount;
+	// empty for none. Those that begin with "transfer/" belong to transfers.
 	Reference     string `protobuf:"bytes,3,opt,name=reference,proto3" json:"reference,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -195,7 +196,8 @@ type WithdrawRequest struct {
 	Account string `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
 	// In cents; positive.
 	Amount int64 `protobuf:"varint,2,opt,name=amount,proto3" json:"amount,omitempty"`
-	// The account books each reference once; empty for none.
+	// The account books each reference once, and refuses it with another amount;
+	// empty for none. Those that begin with "transfer/" belong to transfers.
 	Reference     string `protobuf:"bytes,3,opt,name=reference,proto3" json:"reference,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
