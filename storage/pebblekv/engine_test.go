@@ -291,6 +291,22 @@ func TestOpenErrors(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("missing manifest", func(t *testing.T) {
+		fs := vfs.NewMem()
+		e, _ := start(t, "store", Options{FS: fs})
+		_ = e.Close()
+		ls, _ := fs.List("store")
+		for _, name := range ls {
+			if strings.HasPrefix(name, "MANIFEST") {
+				if err := fs.Remove("store/" + name); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if _, err := Open("store", Options{FS: fs}); !errors.Is(err, storage.ErrCorrupt) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v, want one line of ErrCorrupt", err)
+		}
+	})
 	t.Run("damaged manifest", func(t *testing.T) {
 		fs := vfs.NewMem()
 		e, _ := start(t, "store", Options{FS: fs})

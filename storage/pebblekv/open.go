@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -177,9 +179,13 @@ func lockError(err error) error {
 	return fmt.Errorf("lock folder: %w", err)
 }
 
+// openError tells a damaged store from other trouble. Pebble marks only what
+// does not verify; a file that is missing or too short is damage as well.
 func openError(err error) error {
-	if pebble.IsCorruptionError(err) {
-		return fmt.Errorf("%w: %w", storage.ErrCorrupt, err)
+	text, _, _ := strings.Cut(err.Error(), "\n") // more lines are for Pebble's own readers
+	if pebble.IsCorruptionError(err) || errors.Is(err, fs.ErrNotExist) ||
+		strings.Contains(text, "size mismatch") || strings.Contains(text, "replaying WAL") {
+		return fmt.Errorf("%w: %s: put a copy of the folder in its place", storage.ErrCorrupt, text)
 	}
 	return err
 }
