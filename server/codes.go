@@ -81,7 +81,7 @@ var sentinels = []struct {
 	{durable.ErrInvalidArgument, verdict{code: connect.CodeInvalidArgument, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
 	{storage.ErrNoSpace, verdict{
 		code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT,
-		message: "the disk of the server is full; nothing was written",
+		message: "the store of the server is full; nothing was written",
 	}},
 	{storage.ErrTooLarge, verdict{
 		code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT,

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -223,6 +224,32 @@ func TestNoSpace(t *testing.T) {
 		free(1000)
 		if err := sh.Commit(batch(o, "k", "3")).Wait(); err != nil {
 			t.Errorf("commit when there is space again: %v", err)
+		}
+	})
+}
+
+// TestQuota: KV-53. A store over its quota takes deletions alone.
+func TestQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, s := start(t, "store", Options{FS: vfs.NewMem(), ReserveBytes: -1, MaxBytes: 100_000})
+		defer e.Close()
+		o := storage.ObjectID{Type: 1}
+		sh := claim(t, s, o)
+		var err error
+		n := 0
+		for ; err == nil && n < 1000; n++ {
+			err = sh.Commit(batch(o, strconv.Itoa(n), strings.Repeat("x", 1000))).Wait()
+			time.Sleep(2 * spaceInterval)
+		}
+		var limit *storage.LimitError
+		if !errors.Is(err, storage.ErrNoSpace) || !errors.As(err, &limit) || limit.What != "bytes stored" || limit.Max != 100_000 || limit.Actual < limit.Max {
+			t.Fatalf("after %d commits of 1,000 bytes: %v", n, err)
+		}
+		if n < 10 {
+			t.Errorf("refused after %d commits of 1,000 bytes", n)
+		}
+		if err := sh.Commit(&storage.Batch{Object: o, Del: [][]byte{[]byte("0")}}).Wait(); err != nil {
+			t.Errorf("deleting from a full store: %v", err)
 		}
 	})
 }

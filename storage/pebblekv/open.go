@@ -74,11 +74,13 @@ func open(dir string, opts Options) (_ *Engine, err error) {
 		dir:    dir,
 		lock:   lock,
 		log:    opts.Logger,
-		space:  space{fs: opts.FS, dir: dir, reserve: opts.ReserveBytes},
+		space:  space{fs: opts.FS, dir: dir, reserve: opts.ReserveBytes, quota: opts.MaxBytes},
 		inside: newGate(),
 		syncs:  make(chan syncing, 1024),
 	}
 	e.space.free.Store(-1)
+	e.space.stored.Store(-1)
+	e.space.size = func() int64 { return e.Metrics().DiskBytes }
 	e.fs = &failStop{FS: opts.FS, dir: dir, onFail: e.die}
 	e.death.came = make(chan struct{})
 	e.shutdown.came = make(chan struct{})

@@ -50,11 +50,15 @@ type Options struct {
 	// default is 200 µs; a negative value means none.
 	MinSyncInterval time.Duration
 	// ReserveBytes is how much disk space is kept free: commits that find less
-	// resolve to [storage.ErrNoSpace]. Those that only delete
-	// may use half of it. Compactions need it too: a store of many gigabytes
-	// wants more. The default is 256 MiB; a negative value
-	// turns the check off.
+	// resolve to [storage.ErrNoSpace], except that those that only delete may
+	// use half of it. Compactions need it too: a store of many gigabytes wants
+	// more. The default is 256 MiB; a negative value turns the check off.
 	ReserveBytes int64
+	// MaxBytes is how large the files of the store may grow: commits to a
+	// larger one resolve to [storage.ErrNoSpace], unless they only delete. The
+	// size is looked up once a second, so it can be passed by what is written
+	// in one. The default is no limit.
+	MaxBytes int64
 }
 
 func (o Options) withDefaults() Options {
