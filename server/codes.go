@@ -263,19 +263,17 @@ func wireError(err error, r *route, id durable.ID) *connect.Error {
 // it. That the inner call had no effect says nothing of the outer one, which
 // hadEffects tells of.
 func passedOn(err *connect.Error, hadEffects bool) *connect.Error {
-	code := err.Code()
-	if hadEffects && code == connect.CodeUnavailable && byRuntime(err) {
+	info, code := infoOf(err), err.Code()
+	if hadEffects && code == connect.CodeUnavailable && info != nil && !info.GetRemote() {
 		code = connect.CodeAborted
 	}
 	out := connect.NewError(code, err.Message())
 	for _, d := range err.Details() {
-		if d.Type == infoType {
-			msg, derr := connectproto.UnmarshalErrorDetail(d)
-			if info, ok := msg.(*durablev1.ErrorInfo); ok && derr == nil && info.GetRetryable() {
-				info.Retryable = false
-				if d, derr = connectproto.NewErrorDetail(info); derr != nil {
-					continue
-				}
+		if d.Type == infoType && info.GetRetryable() {
+			info.Retryable = false
+			var derr error
+			if d, derr = connectproto.NewErrorDetail(info); derr != nil {
+				continue
 			}
 		}
 		out = out.WithDetail(d)
@@ -285,16 +283,17 @@ func passedOn(err *connect.Error, hadEffects bool) *connect.Error {
 
 var infoType = string((*durablev1.ErrorInfo)(nil).ProtoReflect().Descriptor().FullName())
 
-// byRuntime reports whether the runtime made err, and not a handler.
-func byRuntime(err *connect.Error) bool {
+// infoOf returns what the runtime said of an inner call, nil when it is not
+// there.
+func infoOf(err *connect.Error) *durablev1.ErrorInfo {
 	for _, d := range err.Details() {
 		if d.Type != infoType {
 			continue
 		}
 		msg, derr := connectproto.UnmarshalErrorDetail(d)
 		if info, ok := msg.(*durablev1.ErrorInfo); ok && derr == nil {
-			return !info.GetRemote()
+			return info
 		}
 	}
-	return false
+	return nil
 }
