@@ -260,7 +260,7 @@ func (k *kvTester) write(ctx context.Context, tx durable.Tx) {
 		check("sync", tx.Sync(ctx))
 		k.committed, k.dirty = maps.Clone(k.now), false
 	case n == 19 && k.depth < 3: // TXN-06
-		before, dirty := maps.Clone(k.now), k.dirty
+		before := maps.Clone(k.now)
 		undo := errors.New("undo")
 		k.depth++
 		err := tx.Savepoint(func() error {
@@ -278,7 +278,7 @@ func (k *kvTester) write(ctx context.Context, tx durable.Tx) {
 			if !errors.Is(err, undo) {
 				k.t.Fatalf("savepoint: %v", err)
 			}
-			k.now, k.dirty = before, dirty
+			k.now = before // the fields may know of what was undone: still dirty
 		}
 	}
 }

@@ -188,6 +188,7 @@ func (t *turn) commit() error {
 func (t *turn) commitLocked() error {
 	v := &t.overlay
 	if !v.dirty() {
+		v.wrote = false // what savepoints undid before a commit point is settled
 		return nil
 	}
 	if err := t.act.err(); err != nil {
