@@ -149,6 +149,9 @@ type Reader interface {
 	Meta(ctx context.Context, o ObjectID) (m Meta, ok bool, err error)
 	// Get returns the value of a key; ok is false when there is none.
 	Get(ctx context.Context, o ObjectID, key []byte) (val []byte, ok bool, err error)
+	// GetPatched is Get, and tells how many patches [Batch.Merge] added to the
+	// value since it was last put whole.
+	GetPatched(ctx context.Context, o ObjectID, key []byte) (val []byte, patches int, ok bool, err error)
 	// Scan yields the pairs of a range in byte order of their keys. It shows
 	// the state at the moment the iteration began.
 	Scan(ctx context.Context, o ObjectID, r Range) iter.Seq2[Pair, error]

@@ -10,7 +10,8 @@
 //   - [Store.Fill]: the disk is full.
 //
 // Time comes from package time, so that a testing/synctest bubble moves leases.
-// Objects are copied by each commit, so keep them to a few thousand keys.
+// Objects are copied by each commit, so keep them to a few thousand keys. Patches
+// are folded into the value at once, and counted as other engines count them.
 package memkv
 
 import (

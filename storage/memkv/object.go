@@ -17,8 +17,15 @@ type objects map[storage.ObjectID]*object
 // a snapshot.
 type object struct {
 	meta   *storage.Meta // nil when the object does not exist
-	pairs  []storage.Pair
+	pairs  []pair
 	timers map[uint8]time.Time
+}
+
+// A pair is a key and its value, with the number of patches that were merged into
+// the value since it was last put whole.
+type pair struct {
+	storage.Pair
+	patches int
 }
 
 // after returns the object after a batch, or nil when nothing is left of it.
@@ -37,7 +44,7 @@ func (o *object) after(b *storage.Batch) (*object, error) {
 		next.pairs = slices.Delete(next.pairs, lo, hi)
 	}
 	for _, p := range b.Put {
-		next.put(p.Key, p.Val)
+		next.put(p, 0)
 	}
 	for _, k := range b.Del {
 		if i, ok := next.find(k); ok {
@@ -65,34 +72,36 @@ func (o *object) after(b *storage.Batch) (*object, error) {
 	return next, nil
 }
 
-func (o *object) put(key, val []byte) {
-	i, ok := o.find(key)
+func (o *object) put(p storage.Pair, patches int) {
+	i, ok := o.find(p.Key)
 	if ok {
-		o.pairs[i].Val = val
+		o.pairs[i].Val, o.pairs[i].patches = p.Val, patches
 		return
 	}
-	o.pairs = slices.Insert(o.pairs, i, storage.Pair{Key: key, Val: val})
+	o.pairs = slices.Insert(o.pairs, i, pair{p, patches})
 }
 
 func (o *object) merge(p storage.Pair) error {
 	var base []byte
+	before := 0
 	if i, ok := o.find(p.Key); ok {
 		base = patch.AppendRaw(nil, o.pairs[i].Val)
+		before = o.pairs[i].patches
 	}
 	stored, err := patch.Apply(base, p.Val)
 	if err != nil {
 		return err
 	}
-	val, _, err := patch.Decode(stored)
+	val, patches, err := patch.Decode(stored)
 	if err != nil {
 		return err
 	}
-	o.put(p.Key, val)
+	o.put(storage.Pair{Key: p.Key, Val: val}, before+patches)
 	return nil
 }
 
 func (o *object) find(key []byte) (int, bool) {
-	return slices.BinarySearchFunc(o.pairs, key, func(p storage.Pair, key []byte) int {
+	return slices.BinarySearchFunc(o.pairs, key, func(p pair, key []byte) int {
 		return bytes.Compare(p.Key, key)
 	})
 }

@@ -121,6 +121,12 @@ func (sh *shard) Meta(_ context.Context, o storage.ObjectID) (storage.Meta, bool
 
 func (sh *shard) Get(_ context.Context, o storage.ObjectID, key []byte) ([]byte, bool, error) {
 	obj, err := sh.read(o)
+	val, _, ok, err := get(obj, key, err)
+	return val, ok, err
+}
+
+func (sh *shard) GetPatched(_ context.Context, o storage.ObjectID, key []byte) ([]byte, int, bool, error) {
+	obj, err := sh.read(o)
 	return get(obj, key, err)
 }
 
@@ -212,6 +218,12 @@ func (v *snapshot) Meta(_ context.Context, o storage.ObjectID) (storage.Meta, bo
 
 func (v *snapshot) Get(_ context.Context, o storage.ObjectID, key []byte) ([]byte, bool, error) {
 	obj, err := v.read(o)
+	val, _, ok, err := get(obj, key, err)
+	return val, ok, err
+}
+
+func (v *snapshot) GetPatched(_ context.Context, o storage.ObjectID, key []byte) ([]byte, int, bool, error) {
+	obj, err := v.read(o)
 	return get(obj, key, err)
 }
 
@@ -232,15 +244,15 @@ func getMeta(o *object, err error) (storage.Meta, bool, error) {
 	return *o.meta, true, nil
 }
 
-func get(o *object, key []byte, err error) ([]byte, bool, error) {
+func get(o *object, key []byte, err error) (val []byte, patches int, ok bool, _ error) {
 	if err != nil || o == nil {
-		return nil, false, err
+		return nil, 0, false, err
 	}
 	i, ok := o.find(key)
 	if !ok {
-		return nil, false, nil
+		return nil, 0, false, nil
 	}
-	return copied(o.pairs[i].Val), true, nil
+	return copied(o.pairs[i].Val), o.pairs[i].patches, true, nil
 }
 
 func scan(ctx context.Context, read func() (*object, error), r storage.Range) iter.Seq2[storage.Pair, error] {

@@ -1,15 +1,18 @@
 package pebblekv
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/durable-go/durable/storage"
+	"github.com/durable-go/durable/storage/internal/patch"
 )
 
 // openBench opens a store and claims the shard of one object, which it creates.
@@ -132,6 +135,72 @@ func BenchmarkCommitTimer(b *testing.B) {
 	}
 	if err := last.Wait(); err != nil {
 		b.Fatal(err)
+	}
+}
+
+// BenchmarkCommitValues puts long values, and reports how many bytes of the log
+// a byte of them takes.
+func BenchmarkCommitValues(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 1))
+	for name, val := range map[string][]byte{
+		"4 KiB page":  append(make([]byte, 1096), text(r, 3000)...),
+		"1 KiB JSON":  text(r, 1024),
+		"4 KiB noise": noise(r, 4096), "1 MiB noise": noise(r, 1<<20),
+	} {
+		b.Run(name, func(b *testing.B) {
+			e, sh, o := openBench(b, "store", Options{FS: vfs.NewMem(), MinSyncInterval: -1})
+			b.SetBytes(int64(len(val)))
+			b.ReportAllocs()
+			before := e.Metrics().WALBytes
+			for i := 0; b.Loop(); i++ {
+				p := sh.Commit(put(o, i, val))
+				if i%64 > 0 {
+					continue
+				}
+				if err := p.Wait(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(e.Metrics().WALBytes-before)/float64(b.N*len(val)), "log-ratio")
+		})
+	}
+}
+
+// BenchmarkGetPage reads a page that was put whole, and one with 24 patches,
+// from memory and from a table.
+func BenchmarkGetPage(b *testing.B) {
+	for _, patches := range []int{0, 24} {
+		for _, flush := range []bool{false, true} {
+			name := fmt.Sprintf("patches=%d/%s", patches, map[bool]string{false: "memtable", true: "table"}[flush])
+			b.Run(name, func(b *testing.B) {
+				ctx := context.Background()
+				r := rand.New(rand.NewPCG(1, 1))
+				e, sh, o := openBench(b, "store", Options{FS: vfs.NewMem()})
+				page := text(r, 4096)
+				key := put(o, 0, page).Put[0].Key
+				sh.Commit(put(o, 0, page))
+				for range patches {
+					next := bytes.Clone(page)
+					for range 4 {
+						copy(next[r.IntN(4000):], noise(r, 20))
+					}
+					op := patch.AppendDiff(nil, page, next)
+					sh.Commit(&storage.Batch{Object: o, Merge: []storage.Pair{{Key: key, Val: op}}})
+					page = next
+				}
+				if flush {
+					if err := e.db.Flush(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, n, ok, err := sh.GetPatched(ctx, o, key); n != patches || !ok || err != nil {
+						b.Fatal(n, ok, err)
+					}
+				}
+			})
+		}
 	}
 }
 

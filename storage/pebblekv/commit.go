@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -170,13 +171,8 @@ func (w *writer) write(b *storage.Batch) error {
 			}
 		}
 	}
-	for _, p := range b.Put {
-		op := w.batch.SetDeferred(keyspace.CallerLen+len(p.Key), 1+len(p.Val))
-		w.key(op.Key, p.Key)
-		patch.AppendRaw(op.Value[:0], p.Val)
-		if err := op.Finish(); err != nil {
-			return err
-		}
+	if err := w.put(b.Put); err != nil {
+		return err
 	}
 	for _, k := range b.Del {
 		op := w.batch.DeleteDeferred(keyspace.CallerLen + len(k))
@@ -195,6 +191,38 @@ func (w *writer) write(b *storage.Batch) error {
 	}
 	for _, t := range b.Timers {
 		if err := w.timer(t.Kind, t.Due, b.Wipe); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// values are buffers for values on their way to Pebble.
+var values = sync.Pool{New: func() any { return new([]byte) }}
+
+// put writes whole values, S2-coded if that pays: the log and the memtable get
+// them before Pebble compresses the blocks of its tables.
+func (w *writer) put(pairs []storage.Pair) error {
+	if len(pairs) == 0 {
+		return nil
+	}
+	buf := values.Get().(*[]byte)
+	defer values.Put(buf)
+	for _, p := range pairs {
+		var coded bool
+		*buf, coded = patch.AppendShort((*buf)[:0], p.Val)
+		size := 1 + len(p.Val)
+		if coded {
+			size = len(*buf)
+		}
+		op := w.batch.SetDeferred(keyspace.CallerLen+len(p.Key), size)
+		w.key(op.Key, p.Key)
+		if coded {
+			copy(op.Value, *buf)
+		} else {
+			patch.AppendRaw(op.Value[:0], p.Val)
+		}
+		if err := op.Finish(); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,10 @@
 // order in which they were made, and one sync of the log makes many of them
 // durable.
 //
+// Values longer than 256 bytes are stored compressed, if that makes them at least
+// an eighth shorter. Patches are stored as they come, and folded into the value
+// by compactions and, until then, by every read: who merges bounds their number.
+//
 // The first write or sync that fails ends the store: nothing is acknowledged
 // any more, every commit under way resolves to [storage.ErrLost], and the folder
 // keeps what it had. Close the engine and open the folder again to go on.

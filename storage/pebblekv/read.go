@@ -62,18 +62,23 @@ func (r *reader) Meta(_ context.Context, o storage.ObjectID) (m storage.Meta, ok
 	return getMeta(r.src, *buf)
 }
 
-func (r *reader) Get(_ context.Context, o storage.ObjectID, key []byte) (val []byte, ok bool, err error) {
+func (r *reader) Get(ctx context.Context, o storage.ObjectID, key []byte) (val []byte, ok bool, err error) {
+	val, _, ok, err = r.GetPatched(ctx, o, key)
+	return val, ok, err
+}
+
+func (r *reader) GetPatched(_ context.Context, o storage.ObjectID, key []byte) (val []byte, patches int, ok bool, err error) {
 	if err := r.begin(); err != nil {
-		return nil, false, err
+		return nil, 0, false, err
 	}
 	defer r.e.inside.leave()
 	buf := keys.Get().(*[]byte)
 	defer keys.Put(buf)
 	*buf = keyspace.AppendKey((*buf)[:0], o, key)
 	if err := r.check(*buf); err != nil {
-		return nil, false, err
+		return nil, 0, false, err
 	}
-	return get(r.src, *buf)
+	return getPatched(r.src, *buf)
 }
 
 // check returns an error for a key of another shard.
@@ -121,12 +126,15 @@ func (r *reader) scan(ctx context.Context, o storage.ObjectID, rng storage.Range
 		if err != nil {
 			return readError(err)
 		}
-		val, _, err := patch.Decode(stored)
+		size, err := patch.Len(stored)
 		if err != nil {
 			return readError(err)
 		}
 		key := it.Key()[keyspace.CallerLen:]
-		buf := append(append(make([]byte, 0, len(key)+len(val)), key...), val...)
+		buf, _, err := patch.AppendValue(append(make([]byte, 0, len(key)+size), key...), stored)
+		if err != nil {
+			return readError(err)
+		}
 		if !yield(storage.Pair{Key: buf[:len(key):len(key)], Val: buf[len(key):]}, nil) {
 			return nil
 		}
@@ -139,19 +147,25 @@ func (r *reader) scan(ctx context.Context, o storage.ObjectID, rng storage.Range
 
 // get returns the value of a key; it belongs to the caller.
 func get(src pebble.Reader, key []byte) (val []byte, ok bool, err error) {
+	val, _, ok, err = getPatched(src, key)
+	return val, ok, err
+}
+
+// getPatched is get, and tells how many patches were merged into the value.
+func getPatched(src pebble.Reader, key []byte) (val []byte, patches int, ok bool, err error) {
 	stored, closer, err := src.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, false, nil
+		return nil, 0, false, nil
 	}
 	if err != nil {
-		return nil, false, readError(err)
+		return nil, 0, false, readError(err)
 	}
 	defer func() { _ = closer.Close() }()
-	val, _, err = patch.Decode(stored)
+	val, patches, err = patch.AppendValue(nil, stored)
 	if err != nil {
-		return nil, false, readError(err)
+		return nil, 0, false, readError(err)
 	}
-	return append(make([]byte, 0, len(val)), val...), true, nil
+	return val, patches, true, nil
 }
 
 func getNumber(src pebble.Reader, key []byte, size int) (uint64, error) {

@@ -41,6 +41,14 @@ func (v *snapshot) Get(ctx context.Context, o storage.ObjectID, key []byte) ([]b
 	return v.reader.Get(ctx, o, key)
 }
 
+func (v *snapshot) GetPatched(ctx context.Context, o storage.ObjectID, key []byte) ([]byte, int, bool, error) {
+	if !v.hold() {
+		return nil, 0, false, storage.ErrClosed
+	}
+	defer v.drop()
+	return v.reader.GetPatched(ctx, o, key)
+}
+
 func (v *snapshot) Scan(ctx context.Context, o storage.ObjectID, r storage.Range) iter.Seq2[storage.Pair, error] {
 	return func(yield func(storage.Pair, error) bool) {
 		if !v.hold() {

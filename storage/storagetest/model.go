@@ -21,16 +21,22 @@ import (
 type model map[storage.ObjectID]*modelObject
 
 type modelObject struct {
-	meta   *storage.Meta
-	pairs  map[string]string
-	timers map[uint8]int64 // milliseconds
+	meta    *storage.Meta
+	pairs   map[string]string
+	patches map[string]int  // merged into each pair, where there are any
+	timers  map[uint8]int64 // milliseconds
+}
+
+func newModelObject() *modelObject {
+	return &modelObject{pairs: map[string]string{}, patches: map[string]int{}, timers: map[uint8]int64{}}
 }
 
 func (m model) clone() model {
 	c := model{}
 	for id, o := range m {
-		n := &modelObject{pairs: maps.Clone(o.pairs), timers: maps.Clone(o.timers), meta: o.meta}
-		c[id] = n
+		c[id] = &modelObject{
+			pairs: maps.Clone(o.pairs), patches: maps.Clone(o.patches), timers: maps.Clone(o.timers), meta: o.meta,
+		}
 	}
 	return c
 }
@@ -38,7 +44,7 @@ func (m model) clone() model {
 func (m model) apply(b *storage.Batch) {
 	o := m[b.Object]
 	if o == nil || b.Wipe {
-		o = &modelObject{pairs: map[string]string{}, timers: map[uint8]int64{}}
+		o = newModelObject()
 		m[b.Object] = o
 	}
 	if b.Create != nil {
@@ -47,23 +53,25 @@ func (m model) apply(b *storage.Batch) {
 	for _, r := range b.Drop {
 		for k := range o.pairs {
 			if (r.Lo == nil || k >= string(r.Lo)) && (r.Hi == nil || k < string(r.Hi)) {
-				delete(o.pairs, k)
+				o.remove(k)
 			}
 		}
 	}
 	for _, p := range b.Put {
+		o.remove(string(p.Key))
 		o.pairs[string(p.Key)] = string(p.Val)
 	}
 	for _, k := range b.Del {
-		delete(o.pairs, string(k))
+		o.remove(string(k))
 	}
 	for _, p := range b.Merge {
 		stored, err := patch.Apply(patch.AppendRaw(nil, []byte(o.pairs[string(p.Key)])), p.Val)
 		if err != nil {
 			panic(err)
 		}
-		val, _, _ := patch.Decode(stored)
+		val, patches, _ := patch.Decode(stored)
 		o.pairs[string(p.Key)] = string(val)
+		o.patches[string(p.Key)] += patches
 	}
 	for _, t := range b.Timers {
 		delete(o.timers, t.Kind)
@@ -74,6 +82,11 @@ func (m model) apply(b *storage.Batch) {
 	if o.meta == nil {
 		delete(m, b.Object)
 	}
+}
+
+func (o *modelObject) remove(key string) {
+	delete(o.pairs, key)
+	delete(o.patches, key)
 }
 
 // dump writes the model as text, with all objects of a shard, or of every shard
@@ -87,7 +100,11 @@ func (m model) dump(of *storage.ShardID) string {
 		o := m[id]
 		fmt.Fprintf(&sb, "%x %q %d\n", id.ID[:2], o.meta.Name, o.meta.Created.UnixMilli())
 		for _, k := range slices.Sorted(maps.Keys(o.pairs)) {
-			fmt.Fprintf(&sb, "%x %q = %q\n", id.ID[:2], k, o.pairs[k])
+			fmt.Fprintf(&sb, "%x %q = %q", id.ID[:2], k, o.pairs[k])
+			if n := o.patches[k]; n > 0 {
+				fmt.Fprintf(&sb, " after %d patches", n)
+			}
+			sb.WriteByte('\n')
 		}
 		for _, k := range slices.Sorted(maps.Keys(o.timers)) {
 			fmt.Fprintf(&sb, "%x timer %d at %d\n", id.ID[:2], k, o.timers[k])
@@ -113,12 +130,22 @@ func read(ctx context.Context, s storage.Session, shards map[storage.ShardID]sto
 		if err != nil {
 			return nil, fmt.Errorf("meta: %w", err)
 		}
-		o := &modelObject{pairs: map[string]string{}, timers: map[uint8]int64{}}
+		o := newModelObject()
 		for p, err := range sh.Scan(ctx, id, storage.Range{}) {
 			if err != nil {
 				return nil, fmt.Errorf("scan: %w", err)
 			}
 			o.pairs[string(p.Key)] = string(p.Val)
+			val, patches, ok, err := sh.GetPatched(ctx, id, p.Key)
+			if err != nil {
+				return nil, fmt.Errorf("get: %w", err)
+			}
+			if !ok || !bytes.Equal(val, p.Val) {
+				return nil, fmt.Errorf("get of %q: %q, %t, but the scan found %q", p.Key, val, ok, p.Val)
+			}
+			if patches > 0 {
+				o.patches[string(p.Key)] = patches
+			}
 		}
 		if ok {
 			o.meta = &meta

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/durable-go/durable/storage"
-	"github.com/durable-go/durable/storage/internal/patch"
 )
 
 func testInfo(f *fixture) {
@@ -148,29 +147,6 @@ func testDrop(f *fixture) {
 	}
 }
 
-func testMerge(f *fixture) {
-	o := f.object(1)
-	sh := f.made(o, "k", "hello world")
-	merge := func(key, old, new string) {
-		f.Helper()
-		op := patch.AppendDiff(nil, []byte(old), []byte(new))
-		f.commit(sh, &storage.Batch{Object: o, Merge: []storage.Pair{{Key: []byte(key), Val: op}}})
-	}
-	merge("k", "hello world", "hello there")
-	merge("none", "", "from nothing")
-	merge("none", "from nothing", "from")
-	f.wantScan(sh, o, storage.Range{}, "k", "hello there", "none", "from")
-	f.commit(sh, &storage.Batch{Object: o, Put: pairsOf("k", "whole")})
-	merge("k", "whole", "wholesome")
-	f.commit(sh, &storage.Batch{Object: o, Del: [][]byte{[]byte("none")}})
-	merge("none", "", "x")
-	f.wantScan(sh, o, storage.Range{Reverse: true}, "none", "x", "k", "wholesome")
-	f.refused(sh, &storage.Batch{Object: o, Merge: pairsOf("k", "not an operand")}, storage.ErrInvalid)
-	f.refused(sh, &storage.Batch{Object: o, Merge: pairsOf("k", "")}, storage.ErrInvalid)
-	f.reopen()
-	f.wantScan(f.claim(o.Shard()), o, storage.Range{}, "k", "wholesome", "none", "x")
-}
-
 func testWipe(f *fixture) {
 	o := f.object(1)
 	sh := f.claim(o.Shard())
@@ -240,10 +216,7 @@ func testSnapshot(f *fixture) {
 	f.must(err)
 	f.commit(sh, &storage.Batch{Object: a, Put: pairsOf("k", "9", "m", "3"), Del: [][]byte{[]byte("l")}})
 	f.commit(sh, &storage.Batch{Object: b, Wipe: true})
-	if f.h.Churn != nil {
-		f.h.Churn(f.T, 0)
-		f.h.Churn(f.T, 1)
-	}
+	f.churn()
 	f.wantScan(snap, a, storage.Range{}, "k", "1", "l", "2")
 	f.wantScan(snap, a, storage.Range{Reverse: true}, "l", "2", "k", "1")
 	f.wantGet(snap, a, "k", "1")
@@ -255,6 +228,9 @@ func testSnapshot(f *fixture) {
 	snap.Close()
 	snap.Close()
 	if _, _, err := snap.Get(f.ctx, a, []byte("k")); !errors.Is(err, storage.ErrClosed) {
+		f.Errorf("get from a closed snapshot: %v", err)
+	}
+	if _, _, _, err := snap.GetPatched(f.ctx, a, []byte("k")); !errors.Is(err, storage.ErrClosed) {
 		f.Errorf("get from a closed snapshot: %v", err)
 	}
 	for _, err := range snap.Scan(f.ctx, a, storage.Range{}) {

@@ -106,13 +106,13 @@ func (w *walk) step() {
 // check reads an object by key and by range.
 func (w *walk) check(r storage.Reader, id storage.ObjectID, m model) {
 	w.Helper()
-	pairs := map[string]string{}
+	pairs, patches := map[string]string{}, map[string]int{}
 	if o := m[id]; o != nil {
-		pairs = o.pairs
+		pairs, patches = o.pairs, o.patches
 	}
 	key := randomKey(w.r)
 	if want, ok := pairs[string(key)]; ok {
-		w.wantGet(r, id, string(key), want)
+		w.wantPatched(r, id, string(key), want, patches[string(key)])
 	} else {
 		w.wantNone(r, id, string(key))
 	}

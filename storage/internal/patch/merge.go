@@ -1,29 +1,33 @@
 package patch
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // A Merge folds the stored values of one key into one. Its zero value holds
 // none. Add values by Newer alone or by Older alone. A Merge keeps copies.
 type Merge struct {
 	operands [][]byte // in the order of the calls
-	base     []byte   // nil when none was given
+	tally    tally    // of the operands
+	copies   []byte   // the end of the memory that they are in
 	older    bool     // operands run from the newest to the oldest
+
+	base    []byte // stored; nil when none was given
+	val     []byte // what it holds
+	patches int
 }
 
 // Newer adds a value that is newer than all so far. A whole value replaces
 // them.
 func (m *Merge) Newer(stored []byte) error {
 	if IsOperand(stored) {
-		if _, err := Check(stored); err != nil {
-			return err
-		}
-		m.operands = append(m.operands, clone(stored))
-		return nil
+		return m.operand(stored)
 	}
-	if _, _, err := Decode(stored); err != nil {
+	if err := m.whole(stored); err != nil {
 		return err
 	}
-	m.base, m.operands = clone(stored), m.operands[:0]
+	m.operands, m.tally = m.operands[:0], tally{}
 	return nil
 }
 
@@ -35,17 +39,39 @@ func (m *Merge) Older(stored []byte) error {
 	case m.base != nil:
 		return nil
 	case IsOperand(stored):
-		if _, err := Check(stored); err != nil {
-			return err
-		}
-		m.operands = append(m.operands, clone(stored))
-		return nil
+		return m.operand(stored)
 	}
-	if _, _, err := Decode(stored); err != nil {
+	return m.whole(stored)
+}
+
+func (m *Merge) operand(stored []byte) error {
+	if err := m.tally.add(stored); err != nil {
 		return err
 	}
-	m.base = clone(stored)
+	if m.operands == nil {
+		m.operands = make([][]byte, 0, 8)
+	}
+	m.operands = append(m.operands, m.keep(stored))
 	return nil
+}
+
+func (m *Merge) whole(stored []byte) (err error) {
+	kept := m.keep(stored)
+	if m.val, m.patches, err = Decode(kept); err != nil {
+		return err
+	}
+	m.base = kept
+	return nil
+}
+
+// keep returns a copy of b. Copies share what memory is left from the last.
+func (m *Merge) keep(b []byte) []byte {
+	if cap(m.copies)-len(m.copies) < len(b) {
+		m.copies = make([]byte, 0, max(2*cap(m.copies), len(b), 256))
+	}
+	start := len(m.copies)
+	m.copies = append(m.copies, b...)
+	return m.copies[start:len(m.copies):len(m.copies)]
 }
 
 // Finish returns the merged value. complete tells that nothing older exists, so
@@ -53,9 +79,7 @@ func (m *Merge) Older(stored []byte) error {
 // joined into one operand.
 func (m *Merge) Finish(complete bool) ([]byte, error) {
 	if m.older {
-		for i, j := 0, len(m.operands)-1; i < j; i, j = i+1, j-1 {
-			m.operands[i], m.operands[j] = m.operands[j], m.operands[i]
-		}
+		slices.Reverse(m.operands)
 		m.older = false
 	}
 	if m.base == nil && !complete {
@@ -64,22 +88,11 @@ func (m *Merge) Finish(complete bool) ([]byte, error) {
 	if len(m.operands) == 0 {
 		return m.base, nil
 	}
-	var val []byte
-	var merged int
-	if m.base != nil {
-		var err error
-		if val, merged, err = Decode(m.base); err != nil {
-			return nil, err
-		}
-	}
-	val, merged, err := apply(val, merged, m.operands...)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]byte, 0, 1+binary.MaxVarintLen32+len(val))
+	longest := max(len(m.val), m.tally.longest)
+	out := make([]byte, 0, 1+binary.MaxVarintLen32+longest)
 	out = append(out, tagMerged)
-	out = binary.AppendUvarint(out, uint64(merged))
-	return append(out, val...), nil
+	out = binary.AppendUvarint(out, min(uint64(m.patches)+uint64(m.tally.patches), maxMerged))
+	return appendApplied(out, m.val, m.operands...), nil
 }
 
 // join returns all operands as one.
@@ -87,7 +100,8 @@ func (m *Merge) join() []byte {
 	if len(m.operands) == 1 {
 		return m.operands[0]
 	}
-	out := []byte{tagPatches}
+	out := make([]byte, 1, 1+len(m.operands)*2+m.size())
+	out[0] = tagPatches
 	for _, op := range m.operands {
 		if op[0] == tagPatches {
 			out = append(out, op[1:]...)
@@ -99,4 +113,9 @@ func (m *Merge) join() []byte {
 	return out
 }
 
-func clone(b []byte) []byte { return append(make([]byte, 0, len(b)), b...) }
+func (m *Merge) size() (n int) {
+	for _, op := range m.operands {
+		n += len(op)
+	}
+	return n
+}

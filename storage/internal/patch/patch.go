@@ -41,6 +41,9 @@ const (
 // MaxLen is the longest value that this package makes.
 const MaxLen = 64 << 20
 
+// maxMerged is where the count of patches stops.
+const maxMerged = 1<<31 - 1
+
 // ErrCorrupt is returned for bytes that are not a stored value.
 var ErrCorrupt = errors.New("patch: malformed value")
 
@@ -49,9 +52,28 @@ func AppendRaw(dst, val []byte) []byte {
 	return append(append(dst, tagRaw), val...)
 }
 
-// AppendS2 appends the stored form of a value, S2-coded.
+// AppendS2 appends the stored form of a value, S2-coded. It allocates unless dst
+// has space for the worst case, which is a little more than the value.
 func AppendS2(dst, val []byte) []byte {
-	return append(append(dst, tagS2), s2.Encode(nil, val)...)
+	dst = append(extend(dst, 1+s2.MaxEncodedLen(len(val))), tagS2)
+	return dst[:len(dst)+len(s2.Encode(dst[len(dst):cap(dst)], val))]
+}
+
+// minS2 is the length of the longest value that is not worth S2.
+const minS2 = 256
+
+// AppendShort appends the stored form of a value, S2-coded if it is longer than
+// 256 bytes and that makes it at least an eighth shorter. Otherwise coded is
+// false, and nothing but [AppendRaw] is left to do.
+func AppendShort(dst, val []byte) (out []byte, coded bool) {
+	if len(val) <= minS2 {
+		return dst, false
+	}
+	out = AppendS2(dst, val)
+	if len(out)-len(dst) > len(val)-len(val)/8 {
+		return out[:len(dst)], false
+	}
+	return out, true
 }
 
 // IsOperand reports whether a stored value is a patch or several. It does not
@@ -63,14 +85,9 @@ func IsOperand(stored []byte) bool {
 // Check returns the length that a value has after the operand was applied to
 // it, or [ErrCorrupt] for bytes that are not an operand.
 func Check(operand []byte) (length int, err error) {
-	if !IsOperand(operand) {
-		return 0, ErrCorrupt
-	}
-	err = eachPatch(operand, func(p []byte) error {
-		length, err = checkPatch(p)
-		return err
-	})
-	return length, err
+	var t tally
+	err = t.add(operand)
+	return t.last, err
 }
 
 // Decode returns the value that a stored value holds. It may share memory with
@@ -85,24 +102,90 @@ func Decode(stored []byte) (val []byte, merged int, err error) {
 	case tagRaw:
 		return body, 0, nil
 	case tagS2:
-		n, err := s2.DecodedLen(body)
-		if err != nil || n > MaxLen {
-			return nil, 0, fmt.Errorf("%w: S2 length", ErrCorrupt)
-		}
-		if val, err = s2.Decode(nil, body); err != nil {
-			return nil, 0, fmt.Errorf("%w: %w", ErrCorrupt, err)
-		}
-		return val, 0, nil
+		val, err = appendS2Value(nil, body)
+		return val, 0, err
 	case tagMerged:
 		n, w := binary.Uvarint(body)
-		if w <= 0 || n > 1<<31 {
+		if w <= 0 || n > maxMerged {
 			return nil, 0, fmt.Errorf("%w: count of patches", ErrCorrupt)
 		}
 		return body[w:], int(n), nil
 	case tagPatch, tagPatches:
-		return apply(nil, 0, stored)
+		return appendPatched(nil, stored)
 	}
 	return nil, 0, fmt.Errorf("%w: tag %#x", ErrCorrupt, stored[0])
+}
+
+// Len returns the length of the value that a stored value holds. The value may
+// turn out not to be well formed later; see [Decode].
+func Len(stored []byte) (int, error) {
+	if len(stored) == 0 {
+		return 0, ErrCorrupt
+	}
+	switch stored[0] {
+	case tagS2:
+		return s2Len(stored[1:])
+	case tagPatch, tagPatches:
+		return Check(stored)
+	}
+	val, _, err := Decode(stored)
+	return len(val), err
+}
+
+// AppendValue is [Decode] with a value that is appended to dst, and shares no
+// memory with stored. The result is never nil without an error.
+func AppendValue(dst, stored []byte) (out []byte, merged int, err error) {
+	switch {
+	case len(stored) > 0 && stored[0] == tagS2:
+		out, err = appendS2Value(dst, stored[1:])
+		return out, 0, err
+	case IsOperand(stored):
+		return appendPatched(dst, stored)
+	}
+	val, merged, err := Decode(stored)
+	if err != nil {
+		return nil, 0, err
+	}
+	return append(extend(dst, len(val)), val...), merged, nil
+}
+
+// appendPatched appends what an operand makes of the empty value.
+func appendPatched(dst, operand []byte) (out []byte, merged int, err error) {
+	var t tally
+	if err := t.add(operand); err != nil {
+		return nil, 0, err
+	}
+	return appendApplied(extend(dst, t.longest), nil, operand), t.patches, nil
+}
+
+// extend returns dst with space for n bytes more.
+func extend(dst []byte, n int) []byte {
+	if dst == nil || cap(dst)-len(dst) < n {
+		return append(make([]byte, 0, len(dst)+n), dst...)
+	}
+	return dst
+}
+
+// appendS2Value appends what an S2 block holds.
+func appendS2Value(dst, block []byte) ([]byte, error) {
+	n, err := s2Len(block)
+	if err != nil {
+		return nil, err
+	}
+	dst = extend(dst, n)
+	end := len(dst)
+	if _, err := s2.Decode(dst[end:end+n:end+n], block); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return dst[:end+n], nil
+}
+
+func s2Len(block []byte) (int, error) {
+	n, err := s2.DecodedLen(block)
+	if err != nil || n > MaxLen {
+		return 0, fmt.Errorf("%w: S2 length", ErrCorrupt)
+	}
+	return n, nil
 }
 
 // Apply returns the stored value that remains when operands, oldest first, are
@@ -125,29 +208,34 @@ func Apply(base []byte, operands ...[]byte) ([]byte, error) {
 	return m.Finish(true)
 }
 
-// apply folds operands, oldest first, into a value. It does not change val.
-func apply(val []byte, merged int, operands ...[]byte) ([]byte, int, error) {
-	// One buffer serves all steps: it is as long as the longest of them.
-	size := len(val)
-	for _, op := range operands {
-		err := eachPatch(op, func(p []byte) error {
-			n, err := checkPatch(p)
-			size = max(size, n)
-			merged++
-			return err
-		})
-		if err != nil {
-			return nil, 0, err
-		}
-	}
-	buf := append(make([]byte, 0, size), val...)
+// A tally is what one pass over operands, oldest first, tells.
+type tally struct {
+	patches int
+	longest int // length of the value on the way
+	last    int // and at the end
+}
+
+func (t *tally) add(operand []byte) error {
+	return eachPatch(operand, func(p []byte) (err error) {
+		t.last, err = checkPatch(p)
+		t.longest = max(t.longest, t.last)
+		t.patches = min(t.patches+1, maxMerged)
+		return err
+	})
+}
+
+// appendApplied appends val after operands, oldest first, that were checked. dst
+// has space for the longest value on the way.
+func appendApplied(dst, val []byte, operands ...[]byte) []byte {
+	end := len(dst)
+	buf := append(dst[end:], val...)
 	for _, op := range operands {
 		_ = eachPatch(op, func(p []byte) error {
 			buf = applyPatch(buf, p)
 			return nil
 		})
 	}
-	return buf, merged, nil
+	return dst[:end+len(buf)]
 }
 
 // eachPatch calls f with every patch of an operand, oldest first.
@@ -198,16 +286,14 @@ func checkPatch(p []byte) (int, error) {
 	return int(length), nil
 }
 
-// applyPatch applies a patch that was checked to buf, in place.
+// applyPatch applies a patch that was checked to buf, in place. buf has space for
+// the value afterwards.
 func applyPatch(buf, p []byte) []byte {
 	length, w := binary.Uvarint(p)
 	p = p[w:]
-	if int(length) <= len(buf) {
-		buf = buf[:length]
-	} else {
-		old := len(buf)
-		buf = append(buf, make([]byte, int(length)-old)...)
-	}
+	old := min(len(buf), int(length))
+	buf = buf[:length]
+	clear(buf[old:])
 	at := 0
 	for len(p) > 0 {
 		gap, w1 := binary.Uvarint(p)
