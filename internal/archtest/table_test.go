@@ -157,6 +157,11 @@ var table = []row{
 		own:      2,
 		connect:  true,
 	},
+	// Runs SQL scripts in tests of the whole.
+	{
+		packages: "internal/sqllogic",
+		never:    []string{connect, netHTTP, protobuf, pebble, sqlite},
+	},
 	// Programs that measure and check the whole, and which nothing imports.
 	{
 		packages: "internal/bench/...",
