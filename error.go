@@ -3,6 +3,7 @@ package durable
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 var (
@@ -46,9 +47,22 @@ var (
 	// ErrInSavepoint reports a call to another object, Await, Sync or DeleteAll
 	// inside [Tx].Savepoint, where nothing may leave the object. It did nothing.
 	ErrInSavepoint = errors.New("durable: not allowed inside a savepoint")
+	// ErrNoSQL reports a use of [SQL] on a server that was started without a
+	// SQL engine. See server.WithSQL.
+	ErrNoSQL = errors.New("durable: the server has no SQL engine: start it with server.WithSQL")
+	// ErrSQLExists reports an import into an object that has a SQL database.
+	// Nothing was changed.
+	ErrSQLExists = errors.New("durable: the object has a SQL database already")
 	// ErrInvalidArgument reports arguments that a handle cannot accept, such
 	// as an empty list range bound twice. Nothing was changed.
 	ErrInvalidArgument = errors.New("durable: invalid argument")
+	// ErrNoRow is returned by [One] and [Cursor].One when there is no row. A
+	// handler that returns it tells its caller that something was not found:
+	// where the row is no matter of the caller, return another error.
+	ErrNoRow = errors.New("durable: the result has no row")
+	// ErrManyRows is returned by [One] and [Cursor].One when there is more than
+	// one row.
+	ErrManyRows = errors.New("durable: the result has more than one row")
 )
 
 // Unimplemented returns an error for a method that is not implemented. The
@@ -90,6 +104,86 @@ type LimitError struct {
 func (e *LimitError) Error() string {
 	return fmt.Sprintf("durable: %d %s, the limit is %d", e.Actual, e.Name, e.Max)
 }
+
+// A SQLError reports a statement that SQLite refused or could not finish. The
+// statement changed nothing, unless Lost is set; statements before it, in the same
+// text too, stay.
+type SQLError struct {
+	// Code is SQLite's extended result code, such as
+	// "SQLITE_CONSTRAINT_UNIQUE".
+	Code string
+	// Message is SQLite's text, without the code.
+	Message string
+	// Hint says what to do instead; empty where there is nothing to say.
+	Hint string
+	// Constraint names the constraint that was violated as SQLite does:
+	// "table.column" or several of them for UNIQUE, NOT NULL and PRIMARY KEY,
+	// the name or the expression of a CHECK; empty otherwise.
+	Constraint string
+	// Offset is where in the text given to Exec the error is, in bytes; -1 when
+	// that is not known.
+	Offset int
+	// Lost is set when everything the turn wrote since its last commit point is
+	// lost, and the turn with it.
+	Lost bool
+	// Err is the cause outside of SQLite, if any.
+	Err error
+}
+
+func (e *SQLError) Error() string {
+	var b strings.Builder
+	b.WriteString("durable: " + e.Code)
+	if e.Message != "" {
+		b.WriteString(": " + e.Message)
+	}
+	if e.Hint != "" {
+		b.WriteString(" (" + e.Hint + ")")
+	}
+	if e.Err != nil {
+		b.WriteString(": " + e.Err.Error())
+	}
+	return b.String()
+}
+
+// Unwrap returns the cause.
+func (e *SQLError) Unwrap() error { return e.Err }
+
+// A ScanError reports a value of a SQL row that does not fit where [One], [All]
+// or [Row].Scan was to put it: of another kind, out of range, or NULL.
+type ScanError struct {
+	Column string // the name of its column
+	Err    error  // what is wrong with the value
+}
+
+func (e *ScanError) Error() string {
+	return fmt.Sprintf("durable: column %q: %v", e.Column, e.Err)
+}
+
+// Unwrap returns what is wrong with the value.
+func (e *ScanError) Unwrap() error { return e.Err }
+
+// A MigrationError reports a step that [SQL].Migrate could not apply, or
+// refused. None of the steps given was applied.
+type MigrationError struct {
+	Position int    // which step, from 1
+	Name     string // its name
+	Problem  string // why it is refused; empty when it failed
+	Err      error  // the error it failed with
+}
+
+func (e *MigrationError) Error() string {
+	text := fmt.Sprintf("durable: migration %d %q", e.Position, e.Name)
+	if e.Problem != "" {
+		text += ": " + e.Problem
+	}
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+// Unwrap returns the error that the step failed with.
+func (e *MigrationError) Unwrap() error { return e.Err }
 
 // An OverloadError reports that an object has more work than it takes: its queue
 // is full, the call waited too long for its turn, or the constructor it waited

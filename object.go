@@ -52,7 +52,8 @@ type ObjectType struct {
 }
 
 // Limits bound one object. Zero fields mean the defaults; negative ones are
-// refused by [Register], except that of HandlerTimeout.
+// refused by [Register], except that of HandlerTimeout. See [CloudflareLimits]
+// for those of the platform.
 type Limits struct {
 	// MaxQueuedCalls is how many calls may wait for their turn. Default 1024.
 	MaxQueuedCalls int
@@ -75,6 +76,8 @@ type Limits struct {
 	// MaxBatchKeys is how many keys one call of GetMany, PutMany or DeleteMany
 	// takes. Default 128.
 	MaxBatchKeys int
+	// SQL bounds the SQL database.
+	SQL SQLLimits
 }
 
 // WithDefaults returns l with its zero fields set to the defaults.
@@ -88,10 +91,12 @@ func (l Limits) WithDefaults() Limits {
 	setDefault(&l.MaxKeyBytes, DefaultMaxKeyBytes)
 	setDefault(&l.MaxValueBytes, DefaultMaxValueBytes)
 	setDefault(&l.MaxBatchKeys, DefaultMaxBatchKeys)
+	l.SQL = l.SQL.withDefaults()
 	return l
 }
 
-// check returns an error that names a limit that is negative.
+// check returns an error that names a limit that is negative, or one of SQL
+// beyond what SQLite can do.
 func (l Limits) check() error {
 	for _, limit := range []struct {
 		name     string
@@ -110,7 +115,7 @@ func (l Limits) check() error {
 			return fmt.Errorf("the limit %s is negative", limit.name)
 		}
 	}
-	return nil
+	return l.SQL.check()
 }
 
 func setDefault[T comparable](v *T, value T) {
