@@ -29,6 +29,8 @@ type View interface {
 	Handle
 	// KV returns the key-value pairs of the object, to read.
 	KV() KVReader
+	// SQL returns the SQLite database of the object, to read.
+	SQL() SQL
 }
 
 // A Tx is the read-write handle of one object during one turn. Its writes are
@@ -53,6 +55,8 @@ type Tx interface {
 
 	// KV returns the key-value pairs of the object.
 	KV() KV
+	// SQL returns the SQLite database of the object.
+	SQL() SQL
 	// DeleteAll removes everything the object has stored. Reads of the turn see
 	// that at once; it is undone when the turn fails. With the commit, which
 	// holds the reply back like that of any write, the object ceases to exist,

@@ -27,6 +27,7 @@ import (
 	durable "github.com/durable-go/durable"
 	"github.com/durable-go/durable/server"
 	"github.com/durable-go/durable/storage/pebblekv"
+	"github.com/durable-go/durable/storage/sqlitedb"
 )
 
 // A Server is a server in memory. Its methods fail the test when they cannot do
@@ -45,6 +46,7 @@ type incarnation struct {
 	fs       *vfs.MemFS
 	off      *atomic.Bool // the power is off: nothing reaches fs any more
 	engine   *pebblekv.Engine
+	sql      *sqlitedb.Engine
 	server   *server.Server
 	web      *http.Server
 	listener *pipeListener
@@ -87,7 +89,9 @@ func (s *Server) start(fs *vfs.MemFS) {
 	if err != nil {
 		s.tb.Fatalf("durabletest: %v", err)
 	}
-	srv, err := server.New(context.Background(), engine, s.opts...)
+	databases := sqlitedb.New(sqlitedb.Options{})
+	opts := append([]server.Option{server.WithSQL(databases)}, s.opts...)
+	srv, err := server.New(context.Background(), engine, opts...)
 	if err != nil {
 		_ = engine.Close()
 		s.tb.Fatalf("durabletest: %v", err)
@@ -97,7 +101,7 @@ func (s *Server) start(fs *vfs.MemFS) {
 		_ = engine.Close()
 		s.tb.Fatalf("durabletest: register: %v", err)
 	}
-	in := &incarnation{fs: fs, off: off, engine: engine, server: srv, listener: newPipeListener()}
+	in := &incarnation{fs: fs, off: off, engine: engine, sql: databases, server: srv, listener: newPipeListener()}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
@@ -112,7 +116,7 @@ func (in *incarnation) close(ctx context.Context) error {
 	_ = in.server.Drain(ctx) // while replies can still leave; Close tells how it went
 	err := in.web.Close()
 	in.listener.wait()
-	return errors.Join(err, in.server.Close(ctx), in.engine.Close())
+	return errors.Join(err, in.server.Close(ctx), in.sql.Close(), in.engine.Close())
 }
 
 // Conn returns a connection to the server that stays good over restarts.

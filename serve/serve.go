@@ -29,6 +29,7 @@ import (
 	durable "github.com/durable-go/durable"
 	"github.com/durable-go/durable/server"
 	"github.com/durable-go/durable/storage/pebblekv"
+	"github.com/durable-go/durable/storage/sqlitedb"
 )
 
 // DrainTimeout is how long a server that is told to stop waits for the calls
@@ -125,7 +126,9 @@ func run(ctx context.Context, patience patience, name string, args []string, std
 	}
 	defer func() { err = errors.Join(err, closeWithin(patience.close, engine)) }()
 
-	defaults := []server.Option{server.WithLogger(log)}
+	databases := sqlitedb.New(sqlitedb.Options{})
+	defer func() { _ = databases.Close() }()
+	defaults := []server.Option{server.WithLogger(log), server.WithSQL(databases)}
 	if c.strictJSON {
 		defaults = append(defaults, server.WithStrictJSON())
 	}

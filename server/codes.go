@@ -22,6 +22,7 @@ type verdict struct {
 	flags   flags
 	limit   *durablev1.Limit
 	chain   []string
+	sql     *durablev1.SqlError
 }
 
 type flags uint8
@@ -79,6 +80,22 @@ var sentinels = []struct {
 		message: "a stored value of the object does not parse as its message",
 	}},
 	{durable.ErrInvalidArgument, verdict{code: connect.CodeInvalidArgument, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
+	{durable.ErrNoRow, verdict{
+		code: connect.CodeNotFound, reason: durablev1.ErrorReason_ERROR_REASON_SQL,
+		message: "the result has no row",
+	}},
+	{durable.ErrManyRows, verdict{
+		code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_SQL,
+		message: "the result has more than one row",
+	}},
+	{durable.ErrSQLExists, verdict{
+		code: connect.CodeAlreadyExists, reason: durablev1.ErrorReason_ERROR_REASON_SQL,
+		message: "the object has a SQL database already",
+	}},
+	{durable.ErrNoSQL, verdict{
+		code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_MISUSE,
+		message: "the server has no SQL engine",
+	}},
 	{storage.ErrNoSpace, verdict{
 		code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT,
 		message: "the store of the server is full; nothing was written",
@@ -94,6 +111,10 @@ var sentinels = []struct {
 	{storage.ErrLost, verdict{
 		code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER,
 		message: "the object is not served here now", flags: reset,
+	}},
+	{storage.ErrSQLExists, verdict{
+		code: connect.CodeAlreadyExists, reason: durablev1.ErrorReason_ERROR_REASON_SQL,
+		message: "the object has a SQL database already",
 	}},
 	{storage.ErrClosed, verdict{
 		code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER,
@@ -130,6 +151,8 @@ func judge(err error) (v verdict) {
 		panicked    *durable.PanicError
 		abort       *durable.AbortError
 		stored      *storage.LimitError
+		migration   *durable.MigrationError
+		scan        *durable.ScanError
 		coded       *connect.Error
 	)
 	switch {
@@ -148,6 +171,13 @@ func judge(err error) (v verdict) {
 			return verdict{code: connect.CodeUnknown, message: "a call that the handler made failed", flags: byHandler}
 		}
 		v = verdict{code: coded.Code(), message: coded.Message(), flags: byHandler}
+	case errors.As(err, &migration):
+		v = judgeMigration(migration)
+	case errors.As(err, &scan):
+		v = verdict{
+			code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_SQL,
+			message: "a value of a result does not fit where the handler puts it",
+		}
 	case errors.As(err, &keyErr):
 		v = verdict{code: connect.CodeInvalidArgument, reason: keyReasons[keyErr.Problem], message: text(keyErr)}
 	case errors.As(err, &overload):
@@ -173,14 +203,34 @@ func judge(err error) (v verdict) {
 		v = verdict{code: connect.CodeAborted, reason: durablev1.ErrorReason_ERROR_REASON_RESET, message: text(abort)}
 		v.flags = reset
 	default:
-		for _, s := range sentinels {
-			if errors.Is(err, s.err) {
-				return s.verdict
-			}
+		v = judgeRest(err)
+	}
+	if failed := sqlErrorOf(err); failed != nil && v.flags&byHandler == 0 {
+		v.sql = sqlDetail(failed)
+		if failed.Lost {
+			v.flags |= reset
 		}
-		return verdict{code: connect.CodeUnknown, message: err.Error(), flags: byHandler}
 	}
 	return v
+}
+
+// judgeRest is judge for errors without data of their own, and for those of
+// SQLite, where a cause that the table knows comes first.
+func judgeRest(err error) verdict {
+	failed := sqlErrorOf(err)
+	for _, s := range sentinels {
+		if errors.Is(err, s.err) {
+			v := s.verdict
+			if v.message == "" && failed != nil {
+				v.message = text(s.err)
+			}
+			return v
+		}
+	}
+	if failed != nil {
+		return judgeSQL(failed)
+	}
+	return verdict{code: connect.CodeUnknown, message: err.Error(), flags: byHandler}
 }
 
 var keyReasons = map[durable.KeyProblem]durablev1.ErrorReason{
@@ -246,6 +296,7 @@ func wireError(err error, r *route, id durable.ID) *connect.Error {
 		OutcomeUnknown: v.flags&outcomeUnknown != 0,
 		Limit:          v.limit,
 		Chain:          v.chain,
+		Sql:            v.sql,
 	}
 	if r != nil {
 		info.ObjectType = r.typ.Name

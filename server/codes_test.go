@@ -16,6 +16,7 @@ import (
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connectproto"
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	durable "github.com/durable-go/durable"
@@ -23,16 +24,23 @@ import (
 	"github.com/durable-go/durable/storage"
 )
 
+type codeRow struct {
+	name string
+	err  error
+	code connect.Code
+	info *durablev1.ErrorInfo
+}
+
 // TestCodes holds a row for every exported sentinel and error type of packages
 // durable and storage, under its name in the source.
 func TestCodes(t *testing.T) {
 	const secret = "/var/lib/secret: SELECT password"
-	rows := []struct {
-		name string
-		err  error
-		code connect.Code
-		info *durablev1.ErrorInfo
-	}{
+	// What handlers wrap around these stays here, as with all of storage.
+	quiet := []string{
+		"durable.PanicError", "durable.ErrMalformedValue",
+		"durable.ErrNoRow", "durable.ErrManyRows", "durable.ErrNoSQL", "durable.SQLError", "durable.ScanError", "durable.MigrationError",
+	}
+	rows := []codeRow{
 		{"durable.ErrTxDone", durable.ErrTxDone, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_TX_DONE}},
 		{"durable.ErrReset", durable.ErrReset, connect.CodeAborted, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_RESET, ObjectReset: true}},
 		{"durable.ErrCommitFailed", durable.ErrCommitFailed, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_COMMIT_FAILED, ObjectReset: true, OutcomeUnknown: true}},
@@ -62,8 +70,25 @@ func TestCodes(t *testing.T) {
 		{"durable.PanicError", &durable.PanicError{Value: secret, Stack: []byte(secret)}, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_PANIC, ObjectReset: true}},
 		{"durable.AbortError", &durable.AbortError{Reason: "x"}, connect.CodeAborted, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_RESET, ObjectReset: true}},
 
+		{"durable.ErrNoRow", durable.ErrNoRow, connect.CodeNotFound, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_SQL}},
+		{"durable.ErrManyRows", durable.ErrManyRows, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_SQL}},
+		{"durable.ErrNoSQL", durable.ErrNoSQL, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
+		{"durable.ErrSQLExists", durable.ErrSQLExists, connect.CodeAlreadyExists, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_SQL}},
+		{"durable.ScanError", &durable.ScanError{Column: secret, Err: errors.New(secret)}, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_SQL}},
+		{"durable.ScanError", &durable.ScanError{Column: secret, Err: context.Canceled}, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_SQL}},
+		{"durable.MigrationError", &durable.MigrationError{Position: 2, Name: "x", Problem: "its text was changed"}, connect.CodeFailedPrecondition, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_SQL}},
+		{"durable.MigrationError", &durable.MigrationError{Position: 2, Name: "x", Err: sqlError("SQLITE_CONSTRAINT_UNIQUE", nil)}, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_SQL, Sql: &durablev1.SqlError{Code: "SQLITE_CONSTRAINT_UNIQUE"}}},
+		{"durable.MigrationError", &durable.MigrationError{Position: 2, Name: "x", Err: sqlError("SQLITE_FULL", nil)}, connect.CodeResourceExhausted, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT, Sql: &durablev1.SqlError{Code: "SQLITE_FULL"}}},
+		{"durable.MigrationError", &durable.MigrationError{Position: 2, Name: "x", Err: storage.ErrCorrupt}, connect.CodeDataLoss, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_DATA_LOSS}},
+		{"durable.MigrationError", &durable.MigrationError{Position: 2, Name: "x", Err: durable.ErrTxDone}, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_TX_DONE}},
+		{"durable.MigrationError", &durable.MigrationError{Position: 2, Name: "x", Err: errors.New(secret)}, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_SQL}},
+		{"durable.ConstructorError", &durable.ConstructorError{Err: &durable.MigrationError{Position: 2, Name: "x", Problem: "y"}}, connect.CodeFailedPrecondition, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_CONSTRUCTOR_FAILED, ObjectReset: true}},
+		{"durable.ConstructorError", &durable.ConstructorError{Err: sqlError("SQLITE_ERROR", nil)}, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_CONSTRUCTOR_FAILED, ObjectReset: true, Sql: &durablev1.SqlError{Code: "SQLITE_ERROR"}}},
+
 		{"storage.ErrLost", storage.ErrLost, connect.CodeUnavailable, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER, ObjectReset: true}},
 		{"storage.ErrClosed", storage.ErrClosed, connect.CodeUnavailable, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER, ObjectReset: true}},
+		{"storage.ErrSQLExists", storage.ErrSQLExists, connect.CodeAlreadyExists, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_SQL}},
+		{"storage.SQLError", &storage.SQLError{Code: "SQLITE_ERROR", Offset: 3}, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_SQL, Sql: &durablev1.SqlError{Code: "SQLITE_ERROR", Offset: proto.Int32(3)}}},
 		{"storage.ErrInvalid", storage.ErrInvalid, connect.CodeInternal, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_MISUSE}},
 		{"storage.ErrTooLarge", storage.ErrTooLarge, connect.CodeResourceExhausted, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT}},
 		{"storage.ErrNoSpace", storage.ErrNoSpace, connect.CodeResourceExhausted, &durablev1.ErrorInfo{Reason: durablev1.ErrorReason_ERROR_REASON_STORAGE_LIMIT}},
@@ -79,6 +104,10 @@ func TestCodes(t *testing.T) {
 		{"a handler's own", errors.New("x"), connect.CodeUnknown, &durablev1.ErrorInfo{Remote: true}},
 		{"a handler's own, coded", connect.NewError(connect.CodeNotFound, "x"), connect.CodeNotFound, &durablev1.ErrorInfo{Remote: true}},
 		{"another server's", connect.NewError(connect.CodeNotFound, "x").WithRemote(), connect.CodeUnknown, &durablev1.ErrorInfo{Remote: true}},
+	}
+	for _, row := range sqlRows(secret) {
+		row.info.Sql = &durablev1.SqlError{Code: row.err.Code}
+		rows = append(rows, codeRow{"durable.SQLError", row.err, row.code, row.info})
 	}
 	seen := map[string]bool{}
 	for _, row := range rows {
@@ -104,7 +133,7 @@ func TestCodes(t *testing.T) {
 					t.Errorf("info (-want +got):\n%s", diff)
 				}
 			}
-			if strings.HasPrefix(row.name, "storage.") || strings.HasSuffix(row.name, "PanicError") || strings.HasSuffix(row.name, "ErrMalformedValue") {
+			if strings.HasPrefix(row.name, "storage.") || slices.Contains(quiet, row.name) {
 				got := wireError(fmt.Errorf("%s: %w", secret, row.err), nil, durable.ID{})
 				if strings.Contains(got.Message(), secret) {
 					t.Errorf("the message tells callers too much: %q", got.Message())

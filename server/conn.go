@@ -34,7 +34,7 @@ func (c conn) CallUnary(ctx context.Context, call *durable.Call, req, res proto.
 	err = c.s.host.Unary(ctx, actor.Call{Type: r.typ, Method: r.method, ID: k.id, Name: k.name, Bytes: int64(proto.Size(own))}, own, res)
 	deliver(call, info)
 	if err != nil {
-		return callError(err, r, k.id)
+		return &innerError{c.s.ended(err, r, k.id)}
 	}
 	return nil
 }

@@ -211,7 +211,7 @@ func (s *Server) unary(r *route) connect.ServerFunc {
 		}, req, res)
 		respond(call, info)
 		if err != nil {
-			return wireError(err, r, key.id)
+			return s.ended(err, r, key.id)
 		}
 		return stream.Send(res)
 	}

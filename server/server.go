@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
 	"net/http"
@@ -70,6 +71,7 @@ func New(ctx context.Context, engine storage.Engine, opts ...Option) (*Server, e
 	}
 	s.host, err = actor.NewHost(ctx, info, s.session, actor.Options{
 		Conn:   conn{s},
+		SQL:    s.opts.sql,
 		Logger: s.opts.logger,
 	})
 	if err != nil {
@@ -214,11 +216,47 @@ func (s *Server) typeNamed(name string) (*actor.Type, error) {
 	return nil, fmt.Errorf("server: object type %q: %w", name, durable.ErrMethodUnknown)
 }
 
+// ExportSQL writes the SQL database of an object to w as an ordinary SQLite file
+// and returns its length in bytes. It shows one moment, while the object goes on,
+// and only what is durable. An object without a database gives an empty file,
+// which SQLite takes for an empty database. It returns [durable.ErrMethodUnknown]
+// for a type that is not registered.
+func (s *Server) ExportSQL(ctx context.Context, objectType string, id durable.ID, w io.Writer) (int64, error) {
+	typ, err := s.typeNamed(objectType)
+	if err != nil {
+		return 0, err
+	}
+	return s.host.ExportSQL(ctx, typ, id, w)
+}
+
+// ImportSQL makes the SQLite file that it reads from r the SQL database of an
+// object that has none; it returns [durable.ErrSQLExists] otherwise. name is that
+// of an object with a name, and empty for one made by id. The object is made if
+// it does not exist, and is dropped from memory, so that its constructor sees the
+// database. A file with a write-ahead log must be closed first, so that the file
+// holds everything.
+//
+// The file is checked, and refused with a [durable.SQLError] where it is not
+// sound. When ImportSQL returns nil everything is durable. A file of up to 16 MiB
+// is imported whole or not at all; of a larger one a crash of the process may
+// leave pages that do not count, and the object, without a database.
+func (s *Server) ImportSQL(ctx context.Context, objectType string, id durable.ID, name string, r io.Reader) error {
+	typ, err := s.typeNamed(objectType)
+	if err != nil {
+		return err
+	}
+	if name != "" && durable.IDFromName(objectType, name) != id {
+		return fmt.Errorf("server: import: %w: the id is not that of the name %q", durable.ErrInvalidArgument, name)
+	}
+	return s.host.ImportSQL(ctx, typ, id, name, r)
+}
+
 // An Option configures a [Server].
 type Option interface{ applyToServer(*options) }
 
 type options struct {
 	logger       *slog.Logger
+	sql          storage.SQLEngine
 	fallback     http.Handler
 	interceptors []connect.ServerInterceptor
 	http         []connecthttp.Option
@@ -248,10 +286,18 @@ type option func(*options)
 
 func (f option) applyToServer(o *options) { f(o) }
 
-// WithLogger makes the server log panics of handlers, with their stacks, and
-// failures of the store. Default: it logs nothing.
+// WithLogger makes the server log panics of handlers, with their stacks, SQL
+// errors that are no matter of the caller, such as a syntax error or a migration
+// that failed, and failures of the store. Default: it logs nothing.
 func WithLogger(logger *slog.Logger) Option {
 	return option(func(o *options) { o.logger = logger })
+}
+
+// WithSQL gives objects SQL databases. Package sqlitedb has the engine; the
+// caller closes it after the server. Default: [durable.SQL] fails with
+// [durable.ErrNoSQL].
+func WithSQL(engine storage.SQLEngine) Option {
+	return option(func(o *options) { o.sql = engine })
 }
 
 // WithFallback serves the requests that are neither for an object nor for

@@ -48,7 +48,7 @@ func (s *Server) stream(ctx context.Context, r *route, outer []candidate, port a
 		err = durable.ErrStreamDrained // it is not the caller who left
 	}
 	if err != nil {
-		return wireError(err, r, p.key.id)
+		return s.ended(err, r, p.key.id)
 	}
 	return nil
 }

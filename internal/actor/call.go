@@ -42,6 +42,7 @@ func (h *Host) Unary(ctx context.Context, c Call, req, res proto.Message) error 
 		hctx := &t.context
 		hctx.init(ctx, c.Type.Limits.HandlerTimeout, t.start, l)
 		defer hctx.end()
+		t.ctx = hctx
 		var out proto.Message
 		var err error
 		if a == shared {
@@ -168,7 +169,10 @@ func (s *stream) turn(ctx context.Context, a access, fn func(t *turn) error) err
 	if err != nil {
 		return err
 	}
-	_, err = s.o.inTurn(ctx, a, 0, l, s.act, fn)
+	_, err = s.o.inTurn(ctx, a, 0, l, s.act, func(t *turn) error {
+		t.ctx = ctx
+		return fn(t)
+	})
 	return err
 }
 
@@ -186,7 +190,8 @@ func (s *stream) Receive(msg proto.Message) error { return s.port.Receive(msg) }
 // call runs the handler of a stream, which holds no turn, and makes an error of
 // a panic.
 func (s *stream) call(fn func() error) error {
-	t := &turn{o: s.o, act: s.act, state: done}
+	t := &turn{o: s.o, act: s.act}
+	t.state.Store(done)
 	err := t.call(fn, func(error) { s.o.retire(s.act) })
 	var panicked *durable.PanicError
 	if errors.As(err, &panicked) {

@@ -14,6 +14,7 @@ import (
 	durable "github.com/durable-go/durable"
 	"github.com/durable-go/durable/storage"
 	"github.com/durable-go/durable/storage/memkv"
+	"github.com/durable-go/durable/storage/sqlitedb"
 )
 
 var seedFlag = flag.Uint64("seed", 0, "replays a random test; 0 draws a seed")
@@ -46,7 +47,9 @@ func newTestHost(t *testing.T, session storage.Session, limits durable.Limits, m
 	}
 	h := &testHost{}
 	var err error
-	if h.Host, err = NewHost(t.Context(), storage.Info{MaxBatch: 1 << 20}, session, Options{Conn: closureConn{h}}); err != nil {
+	databases := sqlitedb.New(sqlitedb.Options{})
+	t.Cleanup(func() { _ = databases.Close() })
+	if h.Host, err = NewHost(t.Context(), storage.Info{MaxBatch: 1 << 20}, session, Options{Conn: closureConn{h}, SQL: databases}); err != nil {
 		t.Fatal(err)
 	}
 	h.typ, err = h.Register(t.Context(), &durable.ObjectType{Name: "counter", New: made, Limits: limits.WithDefaults()})

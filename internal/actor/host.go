@@ -18,6 +18,8 @@ import (
 type Options struct {
 	// Conn carries the calls that handlers make through their [durable.Tx].
 	Conn durable.Conn
+	// SQL opens the databases of objects. Without it they have none.
+	SQL storage.SQLEngine
 	// Logger gets panics and failures of the store. Default: nothing.
 	Logger *slog.Logger
 }
@@ -28,6 +30,7 @@ type Host struct {
 	session storage.Session
 	info    storage.Info
 	conn    durable.Conn
+	sql     storage.SQLEngine
 	log     *slog.Logger
 
 	shards [storage.Shards]ownedShard
@@ -83,7 +86,7 @@ func (t *Type) StorageID() storage.TypeID { return t.id }
 // NewHost claims every shard that session can get and returns a host for their
 // objects.
 func NewHost(ctx context.Context, info storage.Info, session storage.Session, opts Options) (*Host, error) {
-	h := &Host{session: session, info: info, conn: opts.Conn, log: opts.Logger}
+	h := &Host{session: session, info: info, conn: opts.Conn, sql: opts.SQL, log: opts.Logger}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
@@ -272,6 +275,9 @@ func (h *Host) Evict(ctx context.Context, typ *Type, id durable.ID) (bool, error
 	last := o.last
 	o.queue.leave(exclusive)
 	o.mu.Unlock()
+	if act != nil {
+		act.release()
+	}
 	if last != nil {
 		select {
 		case <-last.Done():

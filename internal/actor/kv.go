@@ -147,7 +147,7 @@ func (t *turn) write(key string, value []byte, confirmed bool) error {
 	if err := t.checkSize(what, 1+len(key)+len(value)); err != nil {
 		return err
 	}
-	t.overlay.set(key, value, confirmed, t.depth > 0)
+	t.overlay.set(key, value, confirmed, len(t.levels) > 0)
 	return nil
 }
 

@@ -46,6 +46,7 @@ type activation struct {
 	// ended says why the activation was ended while turns of it may run; nil
 	// while it lives.
 	ended atomic.Pointer[endedError]
+	sql   activationSQL
 }
 
 type endedError struct{ err error }
@@ -85,12 +86,14 @@ func (o *object) retire(act *activation) {
 		o.act = nil
 	}
 	o.mu.Unlock()
+	act.release()
 }
 
 // reset ends the activation: the turns that run on it, and every call that
 // waits, fail with err.
 func (o *object) reset(act *activation, err error) {
 	act.end(err)
+	defer act.release()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.act == act {
@@ -205,11 +208,24 @@ func (o *object) activate(ctx context.Context) (*activation, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err != nil {
-		o.queue.fail(err)
+		o.queue.fail(waitedError{err})
 		return nil, err
 	}
 	o.act = act
 	return act, nil
+}
+
+// A waitedError is what a call ends with that waited while another ran the
+// constructor.
+type waitedError struct{ error }
+
+func (e waitedError) Unwrap() error { return e.error }
+
+// Waited reports whether a call ended with the error of a constructor that
+// another call ran, which ended with it too.
+func Waited(err error) bool {
+	var e waitedError
+	return errors.As(err, &e)
 }
 
 // construct returns the activation also when the constructor failed.
@@ -233,6 +249,7 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 	timeout := o.typ.Limits.ConstructorTimeout
 	hctx := newHandlerContext(ctx, timeout, t.start, l)
 	defer hctx.end()
+	t.ctx = hctx
 
 	result := make(chan error, 1)
 	go func() {
@@ -248,6 +265,11 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 	case err = <-result:
 	case <-timer.C:
 		t.stop()
+		hctx.end() // what SQL runs ends
+		t.mu.Lock()
+		t.endSQL()
+		t.mu.Unlock()
+		act.release()
 		ms := timeout.Milliseconds()
 		return act, &durable.ConstructorError{Err: &durable.OverloadError{Limit: "milliseconds in the constructor", Max: ms, Actual: ms}}
 	}
@@ -256,11 +278,17 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 			"type", o.typ.Name, "id", o.durableID().String(), "took", took, "left_the_object", t.outside.Load())
 	}
 	if err == nil {
-		err = t.commit()
+		err = t.commitLast()
 	}
 	t.stop()
 	if err != nil {
 		t.discard()
+	}
+	t.mu.Lock()
+	t.endSQL()
+	t.mu.Unlock()
+	if err != nil {
+		act.release()
 		return act, &durable.ConstructorError{Err: err}
 	}
 	return act, nil
@@ -365,7 +393,7 @@ func readFailed(what string, err error) error {
 // recovered turns what a handler panicked with into an error.
 func (t *turn) recovered(v any) error {
 	if abort, ok := v.(*abortPanic); ok && abort.turn == t {
-		return t.aborted
+		return t.aborted.Load()
 	}
 	err := &durable.PanicError{Value: v, Stack: debug.Stack()}
 	t.o.host.log.Error("handler panicked", "type", t.o.typ.Name, "id", t.o.durableID().String(),

@@ -8,7 +8,8 @@ import (
 	"github.com/durable-go/durable/storage"
 )
 
-// Key spaces in an object's map: the first byte of a key.
+// spaceKV is the key space of the pairs in an object's map: the first byte of
+// their keys. That of SQL pages is [storage.SQLSpace].
 const spaceKV = 'k'
 
 // kvKey returns the stored key of a pair.
@@ -102,8 +103,8 @@ func (v *overlay) sorted(lo, hi string, bounded, reverse bool) []durable.Entry {
 }
 
 // batch turns the overlay into a batch of the object.
-func (v *overlay) batch(id storage.ObjectID, create *storage.Meta) *storage.Batch {
-	b := &storage.Batch{Object: id, Wipe: v.wiped, Create: create}
+func (v *overlay) batch(id storage.ObjectID) *storage.Batch {
+	b := &storage.Batch{Object: id, Wipe: v.wiped}
 	puts := 0
 	for _, value := range v.kv {
 		if value != nil {

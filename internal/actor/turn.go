@@ -2,6 +2,7 @@ package actor
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"sync"
@@ -35,17 +36,34 @@ type turn struct {
 	// outside is set once something may have left the object: a call to another
 	// one, or the work of an Await.
 	outside atomic.Bool
+	// ctx bounds the SQL of the turn, beside the contexts of statements.
+	ctx context.Context
+
+	// These three can be read without mu.
+
+	state   atomic.Uint32                      // a turnState
+	aborted atomic.Pointer[durable.AbortError] // Abort was called
+	// broken is set once the SQL engine lost what the turn wrote: the turn
+	// fails, whatever the handler makes of it.
+	broken atomic.Pointer[endedError]
 
 	mu        sync.Mutex // guards the rest, and start and exists
-	state     turnState
-	stint     int // counts the times the turn was left and entered again
-	depth     int // of savepoints
+	stint     int        // counts the times the turn was left and entered again
+	levels    []level    // savepoints, the outermost first
+	begun     int        // savepoints in this turn, those that ended included
 	overlay   overlay
-	committed bool                // something, in this turn
-	aborted   *durable.AbortError // Abort was called
+	sql       storage.SQLSession // nil before the first use
+	sqlDB     *sql.DB            // nil before the first use
+	committed bool               // something, in this turn
 }
 
-type turnState uint8
+// A level is a savepoint.
+type level struct {
+	begin  int // in the undo list
+	number int // tells it from others of the turn, at the same depth too
+}
+
+type turnState = uint32
 
 const (
 	running turnState = iota
@@ -54,7 +72,7 @@ const (
 )
 
 func newTurn(o *object, act *activation, a access, l *link) *turn {
-	t := &turn{o: o, act: act, access: a, start: time.Now(), link: l, exists: act.exists, name: act.name}
+	t := &turn{o: o, act: act, access: a, start: time.Now(), link: l, exists: act.exists, name: act.name, ctx: context.Background()}
 	t.confirmed, t.unconfirmed = kvWriter{(*kvReader)(t), true}, kvWriter{(*kvReader)(t), false}
 	if t.name == "" { // called by id so far
 		t.name = o.callerName()
@@ -65,13 +83,17 @@ func newTurn(o *object, act *activation, a access, l *link) *turn {
 	return t
 }
 
-// live returns an error unless the handle may be used. The caller holds mu.
+// live returns an error unless the handle may be used. Who changes something
+// holds mu meanwhile, so that the turn does not end.
 func (t *turn) live() error {
-	switch {
-	case t.state != running:
+	if t.state.Load() != running {
 		return durable.ErrTxDone
-	case t.aborted != nil:
-		return t.aborted
+	}
+	if abort := t.aborted.Load(); abort != nil {
+		return abort
+	}
+	if broken := t.broken.Load(); broken != nil {
+		return broken.err
 	}
 	return t.act.err()
 }
@@ -79,7 +101,7 @@ func (t *turn) live() error {
 // stop ends the use of the handles.
 func (t *turn) stop() {
 	t.mu.Lock()
-	t.state = done
+	t.state.Store(done)
 	t.mu.Unlock()
 }
 
@@ -89,7 +111,11 @@ func (t *turn) stop() {
 func (t *turn) discard() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	wrote := t.overlay.wrote
+	wrote := t.overlay.wrote || t.broken.Load() != nil
+	if t.sql != nil {
+		wrote = wrote || t.sql.Wrote() || t.sql.Err() != nil
+		t.sql.Rollback()
+	}
 	t.overlay = overlay{}
 	return wrote
 }
@@ -117,9 +143,9 @@ func (t *turn) call(fn func() error, exit func(error)) (err error) {
 // finish ends the turn with the handler's error. See inTurn.
 func (t *turn) finish(err error) (mark, error) {
 	t.mu.Lock()
-	held := t.state == running
-	t.state = done
-	aborted := t.aborted
+	held := t.state.Load() == running
+	t.state.Store(done)
+	aborted := t.aborted.Load()
 	t.mu.Unlock()
 	if t.link != nil {
 		t.link.end()
@@ -140,7 +166,7 @@ func (t *turn) finish(err error) (mark, error) {
 		o.retire(t.act)
 	case err == nil || cause.kept:
 		err = cause.handler
-		if cerr := t.commit(); cerr != nil {
+		if cerr := t.commitLast(); cerr != nil {
 			t.discard()
 			o.retire(t.act)
 			err = cerr
@@ -150,6 +176,9 @@ func (t *turn) finish(err error) (mark, error) {
 			o.retire(t.act)
 		}
 	}
+	t.mu.Lock()
+	t.endSQL()
+	t.mu.Unlock()
 	m := o.now(t.act)
 	m.wrote = t.committed
 	m.effects = t.committed || t.outside.Load()
@@ -176,48 +205,71 @@ func causeOf(err error) turnCause {
 	return turnCause{handler: handler, kept: kept, panicked: isPanic}
 }
 
-// commit hands what was written since the last commit point to the store. When
-// it returns nil the next turn sees it; the object's newest commit tells when
-// it is durable.
-func (t *turn) commit() error {
+// commitLast commits at the end of the turn. Savepoints that nobody ended are
+// undone.
+func (t *turn) commitLast() error {
+	if err := t.endLevel(0, true, true); err != nil {
+		return err
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.commitLocked()
 }
 
+// commitLocked hands what was written since the last commit point to the store.
+// When it returns nil the next turn sees it; the object's newest commit tells
+// when it is durable.
 func (t *turn) commitLocked() error {
 	v := &t.overlay
-	if !v.dirty() {
+	if broken := t.broken.Load(); broken != nil {
+		return broken.err
+	}
+	wroteSQL := false
+	if t.sql != nil {
+		if err := t.sql.Err(); err != nil {
+			return t.sqlFailed(err)
+		}
+		wroteSQL = t.sql.Wrote()
+	}
+	if !v.dirty() && !wroteSQL {
 		v.wrote = false // what savepoints undid before a commit point is settled
 		return nil
 	}
 	if err := t.act.err(); err != nil {
 		return err
 	}
-	if t.aborted != nil {
-		return t.aborted
+	if abort := t.aborted.Load(); abort != nil {
+		return abort
 	}
-	act, o := t.act, t.o
-	puts := false
-	for _, value := range v.kv {
-		if value != nil {
-			puts = true
-			break
-		}
+	b := v.batch(t.o.id)
+	if !wroteSQL {
+		return t.apply(b)
 	}
+	if err := t.sql.Flush(b); err != nil {
+		return t.sqlBroken(t.sql, err)
+	}
+	err := t.apply(b)
+	t.sql.Settle(err)
+	return err
+}
+
+// apply hands a batch of everything the turn wrote to the store.
+func (t *turn) apply(b *storage.Batch) error {
+	act, o, v := t.act, t.o, &t.overlay
+	puts := len(b.Put)+len(b.Merge) > 0
+	changes := puts || len(b.Del)+len(b.Drop) > 0
 	exists := act.exists && !v.wiped
-	var create *storage.Meta
+	if !changes && (!v.wiped || !act.exists) {
+		t.overlay = overlay{} // nothing was there, and nothing came
+		return nil
+	}
 	if (!exists && (puts || !v.wiped)) || (exists && act.renamed) {
 		if !exists {
 			act.created = t.start
 		}
-		create = &storage.Meta{Name: act.name, Created: act.created}
+		b.Create = &storage.Meta{Name: act.name, Created: act.created}
 	}
-	if v.wiped && !puts && !act.exists {
-		t.overlay = overlay{} // nothing was there, and nothing came
-		return nil
-	}
-	pending := act.shard.Commit(v.batch(o.id, create))
+	pending := act.shard.Commit(b)
 	if resolved, err := pending.Resolved(); resolved && err != nil {
 		if notOwner(err) {
 			err = commitFailed(err)
@@ -225,14 +277,14 @@ func (t *turn) commitLocked() error {
 		}
 		return err
 	}
-	act.exists = create != nil || exists
-	if create != nil {
+	act.exists = b.Create != nil || exists
+	if b.Create != nil {
 		act.renamed = false
 	}
 	t.committed = true
 	o.mu.Lock()
 	o.last = pending
-	if v.confirmed {
+	if v.confirmed || t.sql != nil && t.sql.Wrote() {
 		o.confirmed = pending
 	}
 	o.mu.Unlock()
@@ -246,7 +298,7 @@ func (t *turn) commitPoint(what string, next turnState) (mark, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	err := t.live()
-	if err == nil && t.depth > 0 {
+	if err == nil && len(t.levels) > 0 {
 		err = fmt.Errorf("%s: %w", what, durable.ErrInSavepoint)
 	}
 	if err == nil {
@@ -255,8 +307,9 @@ func (t *turn) commitPoint(what string, next turnState) (mark, error) {
 	if err != nil {
 		return mark{}, err
 	}
-	if t.state = next; next == away {
+	if t.state.Store(next); next == away {
 		t.stint++
+		t.endSQL()
 	}
 	return t.o.now(t.act), nil
 }
@@ -290,11 +343,13 @@ func (t *turn) Exists() bool {
 type viewHandle struct{ *turn }
 
 func (h viewHandle) KV() durable.KVReader { return (*kvReader)(h.turn) }
+func (h viewHandle) SQL() durable.SQL     { return durable.NewSQL((*turnSQL)(h.turn)) }
 
 // A txHandle is the [durable.Tx] of a turn.
 type txHandle struct{ *turn }
 
-func (h txHandle) KV() durable.KV { return &h.confirmed }
+func (h txHandle) KV() durable.KV   { return &h.confirmed }
+func (h txHandle) SQL() durable.SQL { return durable.NewSQL((*turnSQL)(h.turn)) }
 
 // DeleteAll implements [durable.Tx].
 func (h txHandle) DeleteAll(context.Context) error {
@@ -304,40 +359,102 @@ func (h txHandle) DeleteAll(context.Context) error {
 	if err := t.live(); err != nil {
 		return err
 	}
-	if t.depth > 0 {
+	if len(t.levels) > 0 {
 		return durable.ErrInSavepoint
 	}
+	begun := t.sql != nil
 	t.overlay.wipe()
+	if !begun && t.act.usesSQL() {
+		_, err := t.sqlSession() // which wipes it
+		return err
+	}
+	if begun {
+		t.sql.Wipe()
+	}
 	return nil
 }
 
 // Savepoint implements [durable.Tx].
-func (h txHandle) Savepoint(fn func() error) error {
+func (h txHandle) Savepoint(fn func() error) (err error) {
 	t := h.turn
-	t.mu.Lock()
-	if err := t.live(); err != nil {
-		t.mu.Unlock()
+	level, err := t.beginLevel()
+	if err != nil {
 		return err
 	}
-	t.depth++
-	start := len(t.overlay.undo)
-	t.mu.Unlock()
-
-	undo := true
+	keep := false
 	defer func() { // also when fn panics
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if undo && start <= len(t.overlay.undo) {
-			t.overlay.rollback(start)
-		}
-		t.depth--
-		if t.depth == 0 {
-			t.overlay.undo = nil
+		if eerr := t.endLevel(level, keep, true); err == nil {
+			err = eerr
 		}
 	}()
-	err := fn()
-	undo = err != nil
+	err = fn()
+	keep = err == nil
 	return err
+}
+
+// beginLevel begins a nested level and returns how many there are then.
+func (t *turn) beginLevel() (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.live(); err != nil {
+		return 0, err
+	}
+	if t.sql != nil {
+		if err := t.sql.Savepoint(); err != nil {
+			return 0, t.sqlFailed(err)
+		}
+	}
+	t.begun++
+	t.levels = append(t.levels, level{begin: len(t.overlay.undo), number: t.begun})
+	return len(t.levels), nil
+}
+
+// endLevel ends a level and undoes what was written in it, unless keep. Levels
+// within it that nobody ended are undone where force is set; otherwise it fails.
+// Level 0 is the turn itself. It fails when the SQL engine lost the transaction.
+func (t *turn) endLevel(level int, keep, force bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.levels) > level && !force {
+		return fmt.Errorf("%w: a savepoint inside of this one has not ended", durable.ErrInvalidArgument)
+	}
+	for len(t.levels) > level {
+		t.endInnermost(false)
+	}
+	if level > 0 && len(t.levels) == level {
+		t.endInnermost(keep)
+	}
+	if broken := t.broken.Load(); broken != nil {
+		return broken.err
+	}
+	return nil
+}
+
+func (t *turn) endInnermost(keep bool) {
+	last := len(t.levels) - 1
+	begin := t.levels[last].begin
+	t.levels = t.levels[:last]
+	if !keep && begin <= len(t.overlay.undo) {
+		t.overlay.rollback(begin)
+	}
+	if last == 0 {
+		t.overlay.undo = nil
+	}
+	if t.sql != nil {
+		if err := t.sql.Release(!keep); err != nil {
+			_ = t.sqlBroken(t.sql, err)
+		}
+	}
+}
+
+// numberOf returns the number of the level at a depth, 0 when there is none.
+func (t *turn) numberOf(depth int) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if depth > len(t.levels) {
+		return 0
+	}
+	return t.levels[depth-1].number
 }
 
 // Sync implements [durable.Tx].
@@ -390,13 +507,13 @@ func (t *turn) comeBack() error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.state == done { // the handler did not wait for this goroutine
+	if t.state.Load() == done { // the handler did not wait for this goroutine
 		if !t.constructing {
 			o.leave(exclusive)
 		}
 		return durable.ErrTxDone
 	}
-	t.state = running
+	t.state.Store(running)
 	t.start, t.exists = time.Now(), t.act.exists
 	return nil
 }
@@ -408,13 +525,11 @@ type abortPanic struct{ turn *turn }
 func (h txHandle) Abort(reason string) {
 	t := h.turn
 	t.mu.Lock()
-	if t.state == done {
+	if t.state.Load() == done {
 		t.mu.Unlock()
 		return
 	}
-	if t.aborted == nil {
-		t.aborted = &durable.AbortError{Reason: reason}
-	}
+	t.aborted.CompareAndSwap(nil, &durable.AbortError{Reason: reason})
 	t.mu.Unlock()
 	panic(&abortPanic{t})
 }

@@ -48,6 +48,19 @@ var table = []row{
 		imports:  []string{"gen/durable/v1"},
 		never:    []string{"server", "storage/...", "internal/...", connect, pebble, sqlite},
 	},
+	// Clients that know nothing of durable objects: plain Connect, and messages.
+	{
+		packages: "examples/inventory/gen/inventory/v1/inventoryv1connect",
+		own:      3,
+		connect:  true,
+		never:    []string{".", "server", "storage/...", "internal/...", pebble, sqlite},
+	},
+	{
+		packages: "examples/inventory/client",
+		own:      2,
+		connect:  true,
+		never:    []string{".", "server", "storage/...", "internal/...", pebble, sqlite},
+	},
 	{
 		packages: "examples/*/gen/...",
 		imports:  []string{".", "gen/durable/v1"},
@@ -123,7 +136,7 @@ var table = []row{
 	},
 	{
 		packages: "serve/...",
-		imports:  []string{".", "server", "storage", "storage/pebblekv"},
+		imports:  []string{".", "server", "storage", "storage/pebblekv", "storage/sqlitedb"},
 		own:      1,
 		connect:  true,
 	},

@@ -17,6 +17,7 @@ import (
 	"github.com/durable-go/durable/internal/lab/gen/lab/v1/labv1durable"
 	"github.com/durable-go/durable/server"
 	"github.com/durable-go/durable/storage/memkv"
+	"github.com/durable-go/durable/storage/sqlitedb"
 )
 
 // A faulty is a server in a bubble over a store whose faults the test decides,
@@ -25,6 +26,7 @@ type faulty struct {
 	store *memkv.Store
 	srv   *server.Server
 	lab   *lab.Lab
+	way   func(*http.Client) durable.Conn // nil: in process
 	conn  durable.Conn
 }
 
@@ -46,12 +48,8 @@ func inBubble(t *testing.T, name string, fn func(t *testing.T, f *faulty), opts 
 		} {
 			t.Run(way.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					f := &faulty{store: memkv.New(memkv.Options{}), lab: &lab.Lab{Options: opts}}
+					f := &faulty{store: memkv.New(memkv.Options{}), lab: &lab.Lab{Options: opts}, way: way.conn}
 					f.start(t)
-					f.conn = f.srv.Conn()
-					if way.conn != nil {
-						f.conn = way.conn(f.serve(t))
-					}
 					fn(t, f)
 				})
 			})
@@ -59,10 +57,12 @@ func inBubble(t *testing.T, name string, fn func(t *testing.T, f *faulty), opts 
 	})
 }
 
-// start starts a server on the store.
+// start starts a server on the store and connects to it.
 func (f *faulty) start(t *testing.T) {
 	t.Helper()
-	srv, err := server.New(t.Context(), f.store)
+	databases := sqlitedb.New(sqlitedb.Options{})
+	t.Cleanup(func() { _ = databases.Close() })
+	srv, err := server.New(t.Context(), f.store, server.WithSQL(databases))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,10 @@ func (f *faulty) start(t *testing.T) {
 	if err := f.lab.Register(srv); err != nil {
 		t.Fatal(err)
 	}
-	f.srv = srv
+	f.srv, f.conn = srv, srv.Conn()
+	if f.way != nil {
+		f.conn = f.way(f.serve(t))
+	}
 }
 
 // serve serves f over pipes and returns a client that speaks HTTP/2.

@@ -1,5 +1,6 @@
 // Package lab has objects that tests drive from outside: a counter, a recorder
-// that misbehaves on request, and one that passes steps on to its handle.
+// that misbehaves on request, one that passes steps on to its handle, and one
+// that does with its SQL database.
 package lab
 
 import (
@@ -35,6 +36,7 @@ func (l *Lab) Register(r durable.Registrar) error {
 		labv1durable.RegisterCounter(r, l.newCounter, l.Options...),
 		labv1durable.RegisterRecorder(r, l.newRecorder, l.Options...),
 		labv1durable.RegisterKVLab(r, l.newKVLab, l.Options...),
+		labv1durable.RegisterSQLLab(r, l.newSQLLab, l.Options...),
 		labv1durable.RegisterPlain(r, l.newPlain, l.Options...),
 		labv1durable.RegisterUnique(r, l.newUnique, l.Options...),
 	)

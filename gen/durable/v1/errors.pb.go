@@ -56,7 +56,7 @@ const (
 	ErrorReason_ERROR_REASON_DRAINING ErrorReason = 13
 	// The store is gone or this server does not own the object any more.
 	ErrorReason_ERROR_REASON_NOT_OWNER ErrorReason = 14
-	// A key, value or commit is over its limit, or the disk is full.
+	// A key, value, commit or SQL database is over its limit, or the disk is full.
 	ErrorReason_ERROR_REASON_STORAGE_LIMIT ErrorReason = 15
 	// Stored bytes do not verify.
 	ErrorReason_ERROR_REASON_DATA_LOSS ErrorReason = 16
@@ -64,6 +64,9 @@ const (
 	ErrorReason_ERROR_REASON_TX_DONE ErrorReason = 17
 	// The runtime was used in a way that it forbids.
 	ErrorReason_ERROR_REASON_MISUSE ErrorReason = 18
+	// The SQL database of the object refused what the handler did, and the handler
+	// returned that error.
+	ErrorReason_ERROR_REASON_SQL ErrorReason = 19
 )
 
 // Enum value maps for ErrorReason.
@@ -88,6 +91,7 @@ var (
 		16: "ERROR_REASON_DATA_LOSS",
 		17: "ERROR_REASON_TX_DONE",
 		18: "ERROR_REASON_MISUSE",
+		19: "ERROR_REASON_SQL",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":        0,
@@ -109,6 +113,7 @@ var (
 		"ERROR_REASON_DATA_LOSS":          16,
 		"ERROR_REASON_TX_DONE":            17,
 		"ERROR_REASON_MISUSE":             18,
+		"ERROR_REASON_SQL":                19,
 	}
 )
 
@@ -168,7 +173,10 @@ type ErrorInfo struct {
 	Limit *Limit `protobuf:"bytes,9,opt,name=limit,proto3" json:"limit,omitempty"`
 	// The objects of a call chain, outermost first, as "type/id": set with
 	// ERROR_REASON_CALL_CYCLE and ERROR_REASON_CALL_DEPTH.
-	Chain         []string `protobuf:"bytes,10,rep,name=chain,proto3" json:"chain,omitempty"`
+	Chain []string `protobuf:"bytes,10,rep,name=chain,proto3" json:"chain,omitempty"`
+	// What the SQL engine said, where the handler returned an error of its own
+	// database.
+	Sql           *SqlError `protobuf:"bytes,11,opt,name=sql,proto3" json:"sql,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -273,6 +281,83 @@ func (x *ErrorInfo) GetChain() []string {
 	return nil
 }
 
+func (x *ErrorInfo) GetSql() *SqlError {
+	if x != nil {
+		return x.Sql
+	}
+	return nil
+}
+
+// SqlError is what SQLite says of a statement. The text of the statement and its
+// arguments are not there.
+type SqlError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of SQLite's extended result code, such as
+	// "SQLITE_CONSTRAINT_UNIQUE".
+	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// The constraint that was violated, as SQLite names it: "table.column" or
+	// several of them for UNIQUE, NOT NULL and PRIMARY KEY, the name or the
+	// expression of a CHECK, "child references parent" for a foreign key found
+	// violated at the commit. Empty otherwise. At most 1,024 bytes of it.
+	Constraint string `protobuf:"bytes,2,opt,name=constraint,proto3" json:"constraint,omitempty"`
+	// Where in the text given to Exec the error is, in bytes from 0; not set when
+	// that is not known.
+	Offset        *int32 `protobuf:"varint,3,opt,name=offset,proto3,oneof" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SqlError) Reset() {
+	*x = SqlError{}
+	mi := &file_durable_v1_errors_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SqlError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SqlError) ProtoMessage() {}
+
+func (x *SqlError) ProtoReflect() protoreflect.Message {
+	mi := &file_durable_v1_errors_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SqlError.ProtoReflect.Descriptor instead.
+func (*SqlError) Descriptor() ([]byte, []int) {
+	return file_durable_v1_errors_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SqlError) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *SqlError) GetConstraint() string {
+	if x != nil {
+		return x.Constraint
+	}
+	return ""
+}
+
+func (x *SqlError) GetOffset() int32 {
+	if x != nil && x.Offset != nil {
+		return *x.Offset
+	}
+	return 0
+}
+
 // Limit names an exceeded limit.
 type Limit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -288,7 +373,7 @@ type Limit struct {
 
 func (x *Limit) Reset() {
 	*x = Limit{}
-	mi := &file_durable_v1_errors_proto_msgTypes[1]
+	mi := &file_durable_v1_errors_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -300,7 +385,7 @@ func (x *Limit) String() string {
 func (*Limit) ProtoMessage() {}
 
 func (x *Limit) ProtoReflect() protoreflect.Message {
-	mi := &file_durable_v1_errors_proto_msgTypes[1]
+	mi := &file_durable_v1_errors_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -313,7 +398,7 @@ func (x *Limit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limit.ProtoReflect.Descriptor instead.
 func (*Limit) Descriptor() ([]byte, []int) {
-	return file_durable_v1_errors_proto_rawDescGZIP(), []int{1}
+	return file_durable_v1_errors_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Limit) GetName() string {
@@ -342,7 +427,7 @@ var File_durable_v1_errors_proto protoreflect.FileDescriptor
 const file_durable_v1_errors_proto_rawDesc = "" +
 	"\n" +
 	"\x17durable/v1/errors.proto\x12\n" +
-	"durable.v1\"\xdb\x02\n" +
+	"durable.v1\"\x83\x03\n" +
 	"\tErrorInfo\x12/\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x17.durable.v1.ErrorReasonR\x06reason\x12\x1f\n" +
 	"\vobject_type\x18\x02 \x01(\tR\n" +
@@ -357,11 +442,19 @@ const file_durable_v1_errors_proto_rawDesc = "" +
 	"\x0foutcome_unknown\x18\b \x01(\bR\x0eoutcomeUnknown\x12'\n" +
 	"\x05limit\x18\t \x01(\v2\x11.durable.v1.LimitR\x05limit\x12\x14\n" +
 	"\x05chain\x18\n" +
-	" \x03(\tR\x05chain\"E\n" +
+	" \x03(\tR\x05chain\x12&\n" +
+	"\x03sql\x18\v \x01(\v2\x14.durable.v1.SqlErrorR\x03sql\"f\n" +
+	"\bSqlError\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1e\n" +
+	"\n" +
+	"constraint\x18\x02 \x01(\tR\n" +
+	"constraint\x12\x1b\n" +
+	"\x06offset\x18\x03 \x01(\x05H\x00R\x06offset\x88\x01\x01B\t\n" +
+	"\a_offset\"E\n" +
 	"\x05Limit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03max\x18\x02 \x01(\x03R\x03max\x12\x16\n" +
-	"\x06actual\x18\x03 \x01(\x03R\x06actual*\xb9\x04\n" +
+	"\x06actual\x18\x03 \x01(\x03R\x06actual*\xcf\x04\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18ERROR_REASON_KEY_MISSING\x10\x01\x12\x1d\n" +
@@ -382,7 +475,8 @@ const file_durable_v1_errors_proto_rawDesc = "" +
 	"\x1aERROR_REASON_STORAGE_LIMIT\x10\x0f\x12\x1a\n" +
 	"\x16ERROR_REASON_DATA_LOSS\x10\x10\x12\x18\n" +
 	"\x14ERROR_REASON_TX_DONE\x10\x11\x12\x17\n" +
-	"\x13ERROR_REASON_MISUSE\x10\x12B8Z6github.com/durable-go/durable/gen/durable/v1;durablev1b\x06proto3"
+	"\x13ERROR_REASON_MISUSE\x10\x12\x12\x14\n" +
+	"\x10ERROR_REASON_SQL\x10\x13B8Z6github.com/durable-go/durable/gen/durable/v1;durablev1b\x06proto3"
 
 var (
 	file_durable_v1_errors_proto_rawDescOnce sync.Once
@@ -397,20 +491,22 @@ func file_durable_v1_errors_proto_rawDescGZIP() []byte {
 }
 
 var file_durable_v1_errors_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_durable_v1_errors_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_durable_v1_errors_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_durable_v1_errors_proto_goTypes = []any{
 	(ErrorReason)(0),  // 0: durable.v1.ErrorReason
 	(*ErrorInfo)(nil), // 1: durable.v1.ErrorInfo
-	(*Limit)(nil),     // 2: durable.v1.Limit
+	(*SqlError)(nil),  // 2: durable.v1.SqlError
+	(*Limit)(nil),     // 3: durable.v1.Limit
 }
 var file_durable_v1_errors_proto_depIdxs = []int32{
 	0, // 0: durable.v1.ErrorInfo.reason:type_name -> durable.v1.ErrorReason
-	2, // 1: durable.v1.ErrorInfo.limit:type_name -> durable.v1.Limit
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	3, // 1: durable.v1.ErrorInfo.limit:type_name -> durable.v1.Limit
+	2, // 2: durable.v1.ErrorInfo.sql:type_name -> durable.v1.SqlError
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_durable_v1_errors_proto_init() }
@@ -418,13 +514,14 @@ func file_durable_v1_errors_proto_init() {
 	if File_durable_v1_errors_proto != nil {
 		return
 	}
+	file_durable_v1_errors_proto_msgTypes[1].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_durable_v1_errors_proto_rawDesc), len(file_durable_v1_errors_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -2678,6 +2678,949 @@ func (x *Result) GetResults() []*Result {
 	return nil
 }
 
+type ExecRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Steps         []*SQLStep             `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecRequest) Reset() {
+	*x = ExecRequest{}
+	mi := &file_lab_v1_lab_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecRequest) ProtoMessage() {}
+
+func (x *ExecRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lab_v1_lab_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
+func (*ExecRequest) Descriptor() ([]byte, []int) {
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ExecRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExecRequest) GetSteps() []*SQLStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+type ExecResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*SQLResult           `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecResponse) Reset() {
+	*x = ExecResponse{}
+	mi := &file_lab_v1_lab_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecResponse) ProtoMessage() {}
+
+func (x *ExecResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lab_v1_lab_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
+func (*ExecResponse) Descriptor() ([]byte, []int) {
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ExecResponse) GetResults() []*SQLResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type QueryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Steps         []*SQLStep             `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueryRequest) Reset() {
+	*x = QueryRequest{}
+	mi := &file_lab_v1_lab_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueryRequest) ProtoMessage() {}
+
+func (x *QueryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_lab_v1_lab_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueryRequest.ProtoReflect.Descriptor instead.
+func (*QueryRequest) Descriptor() ([]byte, []int) {
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *QueryRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *QueryRequest) GetSteps() []*SQLStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+type QueryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*SQLResult           `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueryResponse) Reset() {
+	*x = QueryResponse{}
+	mi := &file_lab_v1_lab_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueryResponse) ProtoMessage() {}
+
+func (x *QueryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_lab_v1_lab_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueryResponse.ProtoReflect.Descriptor instead.
+func (*QueryResponse) Descriptor() ([]byte, []int) {
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *QueryResponse) GetResults() []*SQLResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// SQLStep is one thing to do with the database.
+type SQLStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Do:
+	//
+	//	*SQLStep_Exec
+	//	*SQLStep_One
+	//	*SQLStep_Savepoint
+	//	*SQLStep_Sync
+	//	*SQLStep_DeleteAll
+	//	*SQLStep_Fail
+	//	*SQLStep_Put
+	//	*SQLStep_Get
+	//	*SQLStep_Stale
+	//	*SQLStep_Away
+	//	*SQLStep_StaleCursor
+	//	*SQLStep_Open
+	//	*SQLStep_Migrate
+	//	*SQLStep_ScanInteger
+	//	*SQLStep_Size
+	Do isSQLStep_Do `protobuf_oneof:"do"`
+	// Go on after an error and tell it in the result.
+	Tolerate      bool `protobuf:"varint,30,opt,name=tolerate,proto3" json:"tolerate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SQLStep) Reset() {
+	*x = SQLStep{}
+	mi := &file_lab_v1_lab_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SQLStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SQLStep) ProtoMessage() {}
+
+func (x *SQLStep) ProtoReflect() protoreflect.Message {
+	mi := &file_lab_v1_lab_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SQLStep.ProtoReflect.Descriptor instead.
+func (*SQLStep) Descriptor() ([]byte, []int) {
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *SQLStep) GetDo() isSQLStep_Do {
+	if x != nil {
+		return x.Do
+	}
+	return nil
+}
+
+func (x *SQLStep) GetExec() *Statement {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_Exec); ok {
+			return x.Exec
+		}
+	}
+	return nil
+}
+
+func (x *SQLStep) GetOne() *Statement {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_One); ok {
+			return x.One
+		}
+	}
+	return nil
+}
+
+func (x *SQLStep) GetSavepoint() *SQLSteps {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_Savepoint); ok {
+			return x.Savepoint
+		}
+	}
+	return nil
+}
+
+func (x *SQLStep) GetSync() bool {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_Sync); ok {
+			return x.Sync
+		}
+	}
+	return false
+}
+
+func (x *SQLStep) GetDeleteAll() bool {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_DeleteAll); ok {
+			return x.DeleteAll
+		}
+	}
+	return false
+}
+
+func (x *SQLStep) GetFail() string {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_Fail); ok {
+			return x.Fail
+		}
+	}
+	return ""
+}
+
+func (x *SQLStep) GetPut() *Pair {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_Put); ok {
+			return x.Put
+		}
+	}
+	return nil
+}
+
+func (x *SQLStep) GetGet() []byte {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_Get); ok {
+			return x.Get
+		}
+	}
+	return nil
+}
+
+func (x *SQLStep) GetStale() *SQLSteps {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_Stale); ok {
+			return x.Stale
+		}
+	}
+	return nil
+}
+
+func (x *SQLStep) GetAway() *SQLSteps {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_Away); ok {
+			return x.Away
+		}
+	}
+	return nil
+}
+
+func (x *SQLStep) GetStaleCursor() bool {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_StaleCursor); ok {
+			return x.StaleCursor
+		}
+	}
+	return false
+}
+
+func (x *SQLStep) GetOpen() *Statement {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_Open); ok {
+			return x.Open
+		}
+	}
+	return nil
+}
+
+func (x *SQLStep) GetMigrate() *Migrations {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_Migrate); ok {
+			return x.Migrate
+		}
+	}
+	return nil
+}
+
+func (x *SQLStep) GetScanInteger() *Statement {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_ScanInteger); ok {
+			return x.ScanInteger
+		}
+	}
+	return nil
+}
+
+func (x *SQLStep) GetSize() bool {
+	if x != nil {
+		if x, ok := x.Do.(*SQLStep_Size); ok {
+			return x.Size
+		}
+	}
+	return false
+}
+
+func (x *SQLStep) GetTolerate() bool {
+	if x != nil {
+		return x.Tolerate
+	}
+	return false
+}
+
+type isSQLStep_Do interface {
+	isSQLStep_Do()
+}
+
+type SQLStep_Exec struct {
+	Exec *Statement `protobuf:"bytes,1,opt,name=exec,proto3,oneof"`
+}
+
+type SQLStep_One struct {
+	// A result that must be one row.
+	One *Statement `protobuf:"bytes,2,opt,name=one,proto3,oneof"`
+}
+
+type SQLStep_Savepoint struct {
+	Savepoint *SQLSteps `protobuf:"bytes,3,opt,name=savepoint,proto3,oneof"`
+}
+
+type SQLStep_Sync struct {
+	Sync bool `protobuf:"varint,4,opt,name=sync,proto3,oneof"`
+}
+
+type SQLStep_DeleteAll struct {
+	DeleteAll bool `protobuf:"varint,5,opt,name=delete_all,json=deleteAll,proto3,oneof"`
+}
+
+type SQLStep_Fail struct {
+	Fail string `protobuf:"bytes,6,opt,name=fail,proto3,oneof"`
+}
+
+type SQLStep_Put struct {
+	// Put a pair in the key-value store.
+	Put *Pair `protobuf:"bytes,7,opt,name=put,proto3,oneof"`
+}
+
+type SQLStep_Get struct {
+	Get []byte `protobuf:"bytes,8,opt,name=get,proto3,oneof"`
+}
+
+type SQLStep_Stale struct {
+	// Use the database of the call before.
+	Stale *SQLSteps `protobuf:"bytes,9,opt,name=stale,proto3,oneof"`
+}
+
+type SQLStep_Away struct {
+	// Use the database in the middle of Await.
+	Away *SQLSteps `protobuf:"bytes,10,opt,name=away,proto3,oneof"`
+}
+
+type SQLStep_StaleCursor struct {
+	// Read on with the cursor that a step of the call before left open.
+	StaleCursor bool `protobuf:"varint,11,opt,name=stale_cursor,json=staleCursor,proto3,oneof"`
+}
+
+type SQLStep_Open struct {
+	// Run a statement and leave its cursor open.
+	Open *Statement `protobuf:"bytes,12,opt,name=open,proto3,oneof"`
+}
+
+type SQLStep_Migrate struct {
+	// Apply steps of a schema, named by their position.
+	Migrate *Migrations `protobuf:"bytes,13,opt,name=migrate,proto3,oneof"`
+}
+
+type SQLStep_ScanInteger struct {
+	// Read one value into an integer.
+	ScanInteger *Statement `protobuf:"bytes,14,opt,name=scan_integer,json=scanInteger,proto3,oneof"`
+}
+
+type SQLStep_Size struct {
+	// How many bytes the database has.
+	Size bool `protobuf:"varint,15,opt,name=size,proto3,oneof"`
+}
+
+func (*SQLStep_Exec) isSQLStep_Do() {}
+
+func (*SQLStep_One) isSQLStep_Do() {}
+
+func (*SQLStep_Savepoint) isSQLStep_Do() {}
+
+func (*SQLStep_Sync) isSQLStep_Do() {}
+
+func (*SQLStep_DeleteAll) isSQLStep_Do() {}
+
+func (*SQLStep_Fail) isSQLStep_Do() {}
+
+func (*SQLStep_Put) isSQLStep_Do() {}
+
+func (*SQLStep_Get) isSQLStep_Do() {}
+
+func (*SQLStep_Stale) isSQLStep_Do() {}
+
+func (*SQLStep_Away) isSQLStep_Do() {}
+
+func (*SQLStep_StaleCursor) isSQLStep_Do() {}
+
+func (*SQLStep_Open) isSQLStep_Do() {}
+
+func (*SQLStep_Migrate) isSQLStep_Do() {}
+
+func (*SQLStep_ScanInteger) isSQLStep_Do() {}
+
+func (*SQLStep_Size) isSQLStep_Do() {}
+
+// SQLSteps are several.
+type SQLSteps struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Steps         []*SQLStep             `protobuf:"bytes,1,rep,name=steps,proto3" json:"steps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SQLSteps) Reset() {
+	*x = SQLSteps{}
+	mi := &file_lab_v1_lab_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SQLSteps) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SQLSteps) ProtoMessage() {}
+
+func (x *SQLSteps) ProtoReflect() protoreflect.Message {
+	mi := &file_lab_v1_lab_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SQLSteps.ProtoReflect.Descriptor instead.
+func (*SQLSteps) Descriptor() ([]byte, []int) {
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *SQLSteps) GetSteps() []*SQLStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+// Migrations are the texts of the steps of a schema.
+type Migrations struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Texts         []string               `protobuf:"bytes,1,rep,name=texts,proto3" json:"texts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Migrations) Reset() {
+	*x = Migrations{}
+	mi := &file_lab_v1_lab_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Migrations) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Migrations) ProtoMessage() {}
+
+func (x *Migrations) ProtoReflect() protoreflect.Message {
+	mi := &file_lab_v1_lab_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Migrations.ProtoReflect.Descriptor instead.
+func (*Migrations) Descriptor() ([]byte, []int) {
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *Migrations) GetTexts() []string {
+	if x != nil {
+		return x.Texts
+	}
+	return nil
+}
+
+// Statement is a text and what its parameters are bound to.
+type Statement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Text  string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	Args  []*SQLValue            `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
+	// Milliseconds that the statement may take; 0: as long as the call.
+	TimeoutMs     int64 `protobuf:"varint,3,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Statement) Reset() {
+	*x = Statement{}
+	mi := &file_lab_v1_lab_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Statement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Statement) ProtoMessage() {}
+
+func (x *Statement) ProtoReflect() protoreflect.Message {
+	mi := &file_lab_v1_lab_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Statement.ProtoReflect.Descriptor instead.
+func (*Statement) Descriptor() ([]byte, []int) {
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *Statement) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Statement) GetArgs() []*SQLValue {
+	if x != nil {
+		return x.Args
+	}
+	return nil
+}
+
+func (x *Statement) GetTimeoutMs() int64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+// SQLValue is an argument or a value of a row; NULL when nothing is set.
+type SQLValue struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*SQLValue_Integer
+	//	*SQLValue_Real
+	//	*SQLValue_Text
+	//	*SQLValue_Blob
+	Kind isSQLValue_Kind `protobuf_oneof:"kind"`
+	// The name of the parameter, for an argument that is bound by name.
+	Name          string `protobuf:"bytes,10,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SQLValue) Reset() {
+	*x = SQLValue{}
+	mi := &file_lab_v1_lab_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SQLValue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SQLValue) ProtoMessage() {}
+
+func (x *SQLValue) ProtoReflect() protoreflect.Message {
+	mi := &file_lab_v1_lab_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SQLValue.ProtoReflect.Descriptor instead.
+func (*SQLValue) Descriptor() ([]byte, []int) {
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *SQLValue) GetKind() isSQLValue_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *SQLValue) GetInteger() int64 {
+	if x != nil {
+		if x, ok := x.Kind.(*SQLValue_Integer); ok {
+			return x.Integer
+		}
+	}
+	return 0
+}
+
+func (x *SQLValue) GetReal() float64 {
+	if x != nil {
+		if x, ok := x.Kind.(*SQLValue_Real); ok {
+			return x.Real
+		}
+	}
+	return 0
+}
+
+func (x *SQLValue) GetText() string {
+	if x != nil {
+		if x, ok := x.Kind.(*SQLValue_Text); ok {
+			return x.Text
+		}
+	}
+	return ""
+}
+
+func (x *SQLValue) GetBlob() []byte {
+	if x != nil {
+		if x, ok := x.Kind.(*SQLValue_Blob); ok {
+			return x.Blob
+		}
+	}
+	return nil
+}
+
+func (x *SQLValue) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type isSQLValue_Kind interface {
+	isSQLValue_Kind()
+}
+
+type SQLValue_Integer struct {
+	Integer int64 `protobuf:"varint,1,opt,name=integer,proto3,oneof"`
+}
+
+type SQLValue_Real struct {
+	Real float64 `protobuf:"fixed64,2,opt,name=real,proto3,oneof"`
+}
+
+type SQLValue_Text struct {
+	Text string `protobuf:"bytes,3,opt,name=text,proto3,oneof"`
+}
+
+type SQLValue_Blob struct {
+	Blob []byte `protobuf:"bytes,4,opt,name=blob,proto3,oneof"`
+}
+
+func (*SQLValue_Integer) isSQLValue_Kind() {}
+
+func (*SQLValue_Real) isSQLValue_Kind() {}
+
+func (*SQLValue_Text) isSQLValue_Kind() {}
+
+func (*SQLValue_Blob) isSQLValue_Kind() {}
+
+// SQLRow is a row of a result.
+type SQLRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Values        []*SQLValue            `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SQLRow) Reset() {
+	*x = SQLRow{}
+	mi := &file_lab_v1_lab_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SQLRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SQLRow) ProtoMessage() {}
+
+func (x *SQLRow) ProtoReflect() protoreflect.Message {
+	mi := &file_lab_v1_lab_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SQLRow.ProtoReflect.Descriptor instead.
+func (*SQLRow) Descriptor() ([]byte, []int) {
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *SQLRow) GetValues() []*SQLValue {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// SQLResult is what came of a step.
+type SQLResult struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Columns     []string               `protobuf:"bytes,1,rep,name=columns,proto3" json:"columns,omitempty"`
+	Rows        []*SQLRow              `protobuf:"bytes,2,rep,name=rows,proto3" json:"rows,omitempty"`
+	RowsWritten int64                  `protobuf:"varint,3,opt,name=rows_written,json=rowsWritten,proto3" json:"rows_written,omitempty"`
+	Changes     int64                  `protobuf:"varint,4,opt,name=changes,proto3" json:"changes,omitempty"`
+	// The text of an error that was tolerated. The rows are those before it.
+	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// SQLite's code, if it is an error of SQLite, and where in the text it is.
+	Code   string `protobuf:"bytes,6,opt,name=code,proto3" json:"code,omitempty"`
+	Offset *int32 `protobuf:"varint,7,opt,name=offset,proto3,oneof" json:"offset,omitempty"`
+	// What a get found, and what a size is.
+	Value []byte `protobuf:"bytes,8,opt,name=value,proto3" json:"value,omitempty"`
+	Size  int64  `protobuf:"varint,9,opt,name=size,proto3" json:"size,omitempty"`
+	// Of the steps inside.
+	Results       []*SQLResult `protobuf:"bytes,10,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SQLResult) Reset() {
+	*x = SQLResult{}
+	mi := &file_lab_v1_lab_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SQLResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SQLResult) ProtoMessage() {}
+
+func (x *SQLResult) ProtoReflect() protoreflect.Message {
+	mi := &file_lab_v1_lab_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SQLResult.ProtoReflect.Descriptor instead.
+func (*SQLResult) Descriptor() ([]byte, []int) {
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *SQLResult) GetColumns() []string {
+	if x != nil {
+		return x.Columns
+	}
+	return nil
+}
+
+func (x *SQLResult) GetRows() []*SQLRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *SQLResult) GetRowsWritten() int64 {
+	if x != nil {
+		return x.RowsWritten
+	}
+	return 0
+}
+
+func (x *SQLResult) GetChanges() int64 {
+	if x != nil {
+		return x.Changes
+	}
+	return 0
+}
+
+func (x *SQLResult) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *SQLResult) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *SQLResult) GetOffset() int32 {
+	if x != nil && x.Offset != nil {
+		return *x.Offset
+	}
+	return 0
+}
+
+func (x *SQLResult) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *SQLResult) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *SQLResult) GetResults() []*SQLResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
 type WhoamiRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2686,7 +3629,7 @@ type WhoamiRequest struct {
 
 func (x *WhoamiRequest) Reset() {
 	*x = WhoamiRequest{}
-	mi := &file_lab_v1_lab_proto_msgTypes[39]
+	mi := &file_lab_v1_lab_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2698,7 +3641,7 @@ func (x *WhoamiRequest) String() string {
 func (*WhoamiRequest) ProtoMessage() {}
 
 func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lab_v1_lab_proto_msgTypes[39]
+	mi := &file_lab_v1_lab_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2711,7 +3654,7 @@ func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiRequest.ProtoReflect.Descriptor instead.
 func (*WhoamiRequest) Descriptor() ([]byte, []int) {
-	return file_lab_v1_lab_proto_rawDescGZIP(), []int{39}
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{50}
 }
 
 type WhoamiResponse struct {
@@ -2724,7 +3667,7 @@ type WhoamiResponse struct {
 
 func (x *WhoamiResponse) Reset() {
 	*x = WhoamiResponse{}
-	mi := &file_lab_v1_lab_proto_msgTypes[40]
+	mi := &file_lab_v1_lab_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2736,7 +3679,7 @@ func (x *WhoamiResponse) String() string {
 func (*WhoamiResponse) ProtoMessage() {}
 
 func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lab_v1_lab_proto_msgTypes[40]
+	mi := &file_lab_v1_lab_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2749,7 +3692,7 @@ func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiResponse.ProtoReflect.Descriptor instead.
 func (*WhoamiResponse) Descriptor() ([]byte, []int) {
-	return file_lab_v1_lab_proto_rawDescGZIP(), []int{40}
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *WhoamiResponse) GetId() string {
@@ -2775,7 +3718,7 @@ type TouchRequest struct {
 
 func (x *TouchRequest) Reset() {
 	*x = TouchRequest{}
-	mi := &file_lab_v1_lab_proto_msgTypes[41]
+	mi := &file_lab_v1_lab_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2787,7 +3730,7 @@ func (x *TouchRequest) String() string {
 func (*TouchRequest) ProtoMessage() {}
 
 func (x *TouchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_lab_v1_lab_proto_msgTypes[41]
+	mi := &file_lab_v1_lab_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2800,7 +3743,7 @@ func (x *TouchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TouchRequest.ProtoReflect.Descriptor instead.
 func (*TouchRequest) Descriptor() ([]byte, []int) {
-	return file_lab_v1_lab_proto_rawDescGZIP(), []int{41}
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *TouchRequest) GetId() string {
@@ -2821,7 +3764,7 @@ type TouchResponse struct {
 
 func (x *TouchResponse) Reset() {
 	*x = TouchResponse{}
-	mi := &file_lab_v1_lab_proto_msgTypes[42]
+	mi := &file_lab_v1_lab_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2833,7 +3776,7 @@ func (x *TouchResponse) String() string {
 func (*TouchResponse) ProtoMessage() {}
 
 func (x *TouchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_lab_v1_lab_proto_msgTypes[42]
+	mi := &file_lab_v1_lab_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2846,7 +3789,7 @@ func (x *TouchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TouchResponse.ProtoReflect.Descriptor instead.
 func (*TouchResponse) Descriptor() ([]byte, []int) {
-	return file_lab_v1_lab_proto_rawDescGZIP(), []int{42}
+	return file_lab_v1_lab_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *TouchResponse) GetId() string {
@@ -3067,7 +4010,70 @@ const file_lab_v1_lab_proto_rawDesc = "" +
 	"\x05count\x18\x03 \x01(\x03R\x05count\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x12\x12\n" +
 	"\x04kind\x18\x05 \x01(\tR\x04kind\x12(\n" +
-	"\aresults\x18\x06 \x03(\v2\x0e.lab.v1.ResultR\aresults\"\x0f\n" +
+	"\aresults\x18\x06 \x03(\v2\x0e.lab.v1.ResultR\aresults\"P\n" +
+	"\vExecRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xba\x8d*\x02\b\x01R\x04name\x12%\n" +
+	"\x05steps\x18\x02 \x03(\v2\x0f.lab.v1.SQLStepR\x05steps\";\n" +
+	"\fExecResponse\x12+\n" +
+	"\aresults\x18\x01 \x03(\v2\x11.lab.v1.SQLResultR\aresults\"Q\n" +
+	"\fQueryRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xba\x8d*\x02\b\x01R\x04name\x12%\n" +
+	"\x05steps\x18\x02 \x03(\v2\x0f.lab.v1.SQLStepR\x05steps\"<\n" +
+	"\rQueryResponse\x12+\n" +
+	"\aresults\x18\x01 \x03(\v2\x11.lab.v1.SQLResultR\aresults\"\xce\x04\n" +
+	"\aSQLStep\x12'\n" +
+	"\x04exec\x18\x01 \x01(\v2\x11.lab.v1.StatementH\x00R\x04exec\x12%\n" +
+	"\x03one\x18\x02 \x01(\v2\x11.lab.v1.StatementH\x00R\x03one\x120\n" +
+	"\tsavepoint\x18\x03 \x01(\v2\x10.lab.v1.SQLStepsH\x00R\tsavepoint\x12\x14\n" +
+	"\x04sync\x18\x04 \x01(\bH\x00R\x04sync\x12\x1f\n" +
+	"\n" +
+	"delete_all\x18\x05 \x01(\bH\x00R\tdeleteAll\x12\x14\n" +
+	"\x04fail\x18\x06 \x01(\tH\x00R\x04fail\x12 \n" +
+	"\x03put\x18\a \x01(\v2\f.lab.v1.PairH\x00R\x03put\x12\x12\n" +
+	"\x03get\x18\b \x01(\fH\x00R\x03get\x12(\n" +
+	"\x05stale\x18\t \x01(\v2\x10.lab.v1.SQLStepsH\x00R\x05stale\x12&\n" +
+	"\x04away\x18\n" +
+	" \x01(\v2\x10.lab.v1.SQLStepsH\x00R\x04away\x12#\n" +
+	"\fstale_cursor\x18\v \x01(\bH\x00R\vstaleCursor\x12'\n" +
+	"\x04open\x18\f \x01(\v2\x11.lab.v1.StatementH\x00R\x04open\x12.\n" +
+	"\amigrate\x18\r \x01(\v2\x12.lab.v1.MigrationsH\x00R\amigrate\x126\n" +
+	"\fscan_integer\x18\x0e \x01(\v2\x11.lab.v1.StatementH\x00R\vscanInteger\x12\x14\n" +
+	"\x04size\x18\x0f \x01(\bH\x00R\x04size\x12\x1a\n" +
+	"\btolerate\x18\x1e \x01(\bR\btolerateB\x04\n" +
+	"\x02do\"1\n" +
+	"\bSQLSteps\x12%\n" +
+	"\x05steps\x18\x01 \x03(\v2\x0f.lab.v1.SQLStepR\x05steps\"\"\n" +
+	"\n" +
+	"Migrations\x12\x14\n" +
+	"\x05texts\x18\x01 \x03(\tR\x05texts\"d\n" +
+	"\tStatement\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12$\n" +
+	"\x04args\x18\x02 \x03(\v2\x10.lab.v1.SQLValueR\x04args\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x03 \x01(\x03R\ttimeoutMs\"\x84\x01\n" +
+	"\bSQLValue\x12\x1a\n" +
+	"\ainteger\x18\x01 \x01(\x03H\x00R\ainteger\x12\x14\n" +
+	"\x04real\x18\x02 \x01(\x01H\x00R\x04real\x12\x14\n" +
+	"\x04text\x18\x03 \x01(\tH\x00R\x04text\x12\x14\n" +
+	"\x04blob\x18\x04 \x01(\fH\x00R\x04blob\x12\x12\n" +
+	"\x04name\x18\n" +
+	" \x01(\tR\x04nameB\x06\n" +
+	"\x04kind\"2\n" +
+	"\x06SQLRow\x12(\n" +
+	"\x06values\x18\x01 \x03(\v2\x10.lab.v1.SQLValueR\x06values\"\xaf\x02\n" +
+	"\tSQLResult\x12\x18\n" +
+	"\acolumns\x18\x01 \x03(\tR\acolumns\x12\"\n" +
+	"\x04rows\x18\x02 \x03(\v2\x0e.lab.v1.SQLRowR\x04rows\x12!\n" +
+	"\frows_written\x18\x03 \x01(\x03R\vrowsWritten\x12\x18\n" +
+	"\achanges\x18\x04 \x01(\x03R\achanges\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12\x12\n" +
+	"\x04code\x18\x06 \x01(\tR\x04code\x12\x1b\n" +
+	"\x06offset\x18\a \x01(\x05H\x00R\x06offset\x88\x01\x01\x12\x14\n" +
+	"\x05value\x18\b \x01(\fR\x05value\x12\x12\n" +
+	"\x04size\x18\t \x01(\x03R\x04size\x12+\n" +
+	"\aresults\x18\n" +
+	" \x03(\v2\x11.lab.v1.SQLResultR\aresultsB\t\n" +
+	"\a_offset\"\x0f\n" +
 	"\rWhoamiRequest\"4\n" +
 	"\x0eWhoamiResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -3102,7 +4108,12 @@ const file_lab_v1_lab_proto_rawDesc = "" +
 	"\x04Read\x12\x13.lab.v1.ReadRequest\x1a\x14.lab.v1.ReadResponse\"\x03\x90\x02\x01\x1a\x0e\xba\x8d*\n" +
 	"\n" +
 	"\b\n" +
-	"\x06lab.kv2_\n" +
+	"\x06lab.kv2\x8e\x01\n" +
+	"\rSQLLabService\x121\n" +
+	"\x04Exec\x12\x13.lab.v1.ExecRequest\x1a\x14.lab.v1.ExecResponse\x129\n" +
+	"\x05Query\x12\x14.lab.v1.QueryRequest\x1a\x15.lab.v1.QueryResponse\"\x03\x90\x02\x01\x1a\x0f\xba\x8d*\v\n" +
+	"\t\n" +
+	"\alab.sql2_\n" +
 	"\fPlainService\x12<\n" +
 	"\x06Whoami\x12\x15.lab.v1.WhoamiRequest\x1a\x16.lab.v1.WhoamiResponse\"\x03\x90\x02\x01\x1a\x11\xba\x8d*\r\n" +
 	"\v\n" +
@@ -3125,7 +4136,7 @@ func file_lab_v1_lab_proto_rawDescGZIP() []byte {
 	return file_lab_v1_lab_proto_rawDescData
 }
 
-var file_lab_v1_lab_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_lab_v1_lab_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_lab_v1_lab_proto_goTypes = []any{
 	(*IncrementRequest)(nil),           // 0: lab.v1.IncrementRequest
 	(*IncrementResponse)(nil),          // 1: lab.v1.IncrementResponse
@@ -3166,28 +4177,39 @@ var file_lab_v1_lab_proto_goTypes = []any{
 	(*Keys)(nil),                       // 36: lab.v1.Keys
 	(*List)(nil),                       // 37: lab.v1.List
 	(*Result)(nil),                     // 38: lab.v1.Result
-	(*WhoamiRequest)(nil),              // 39: lab.v1.WhoamiRequest
-	(*WhoamiResponse)(nil),             // 40: lab.v1.WhoamiResponse
-	(*TouchRequest)(nil),               // 41: lab.v1.TouchRequest
-	(*TouchResponse)(nil),              // 42: lab.v1.TouchResponse
-	nil,                                // 43: lab.v1.InspectRequest.HeadersEntry
-	nil,                                // 44: lab.v1.InspectRequest.TrailersEntry
-	nil,                                // 45: lab.v1.Inspection.HeadersEntry
-	nil,                                // 46: lab.v1.TailRequest.HeadersEntry
-	nil,                                // 47: lab.v1.TailRequest.TrailersEntry
+	(*ExecRequest)(nil),                // 39: lab.v1.ExecRequest
+	(*ExecResponse)(nil),               // 40: lab.v1.ExecResponse
+	(*QueryRequest)(nil),               // 41: lab.v1.QueryRequest
+	(*QueryResponse)(nil),              // 42: lab.v1.QueryResponse
+	(*SQLStep)(nil),                    // 43: lab.v1.SQLStep
+	(*SQLSteps)(nil),                   // 44: lab.v1.SQLSteps
+	(*Migrations)(nil),                 // 45: lab.v1.Migrations
+	(*Statement)(nil),                  // 46: lab.v1.Statement
+	(*SQLValue)(nil),                   // 47: lab.v1.SQLValue
+	(*SQLRow)(nil),                     // 48: lab.v1.SQLRow
+	(*SQLResult)(nil),                  // 49: lab.v1.SQLResult
+	(*WhoamiRequest)(nil),              // 50: lab.v1.WhoamiRequest
+	(*WhoamiResponse)(nil),             // 51: lab.v1.WhoamiResponse
+	(*TouchRequest)(nil),               // 52: lab.v1.TouchRequest
+	(*TouchResponse)(nil),              // 53: lab.v1.TouchResponse
+	nil,                                // 54: lab.v1.InspectRequest.HeadersEntry
+	nil,                                // 55: lab.v1.InspectRequest.TrailersEntry
+	nil,                                // 56: lab.v1.Inspection.HeadersEntry
+	nil,                                // 57: lab.v1.TailRequest.HeadersEntry
+	nil,                                // 58: lab.v1.TailRequest.TrailersEntry
 }
 var file_lab_v1_lab_proto_depIdxs = []int32{
 	14, // 0: lab.v1.MisbehaveRequest.fail:type_name -> lab.v1.Failure
 	12, // 1: lab.v1.MisbehaveRequest.relay:type_name -> lab.v1.MisbehaveRequest
 	12, // 2: lab.v1.MisbehaveRequest.relay_stream:type_name -> lab.v1.MisbehaveRequest
-	43, // 3: lab.v1.InspectRequest.headers:type_name -> lab.v1.InspectRequest.HeadersEntry
-	44, // 4: lab.v1.InspectRequest.trailers:type_name -> lab.v1.InspectRequest.TrailersEntry
+	54, // 3: lab.v1.InspectRequest.headers:type_name -> lab.v1.InspectRequest.HeadersEntry
+	55, // 4: lab.v1.InspectRequest.trailers:type_name -> lab.v1.InspectRequest.TrailersEntry
 	19, // 5: lab.v1.InspectResponse.seen:type_name -> lab.v1.Inspection
 	19, // 6: lab.v1.InspectTxResponse.seen:type_name -> lab.v1.Inspection
-	45, // 7: lab.v1.Inspection.headers:type_name -> lab.v1.Inspection.HeadersEntry
+	56, // 7: lab.v1.Inspection.headers:type_name -> lab.v1.Inspection.HeadersEntry
 	14, // 8: lab.v1.TailRequest.fail:type_name -> lab.v1.Failure
-	46, // 9: lab.v1.TailRequest.headers:type_name -> lab.v1.TailRequest.HeadersEntry
-	47, // 10: lab.v1.TailRequest.trailers:type_name -> lab.v1.TailRequest.TrailersEntry
+	57, // 9: lab.v1.TailRequest.headers:type_name -> lab.v1.TailRequest.HeadersEntry
+	58, // 10: lab.v1.TailRequest.trailers:type_name -> lab.v1.TailRequest.TrailersEntry
 	32, // 11: lab.v1.RunRequest.steps:type_name -> lab.v1.Step
 	38, // 12: lab.v1.RunResponse.results:type_name -> lab.v1.Result
 	32, // 13: lab.v1.ReadRequest.steps:type_name -> lab.v1.Step
@@ -3207,45 +4229,67 @@ var file_lab_v1_lab_proto_depIdxs = []int32{
 	32, // 27: lab.v1.List.during:type_name -> lab.v1.Step
 	34, // 28: lab.v1.Result.pairs:type_name -> lab.v1.Pair
 	38, // 29: lab.v1.Result.results:type_name -> lab.v1.Result
-	0,  // 30: lab.v1.CounterService.Increment:input_type -> lab.v1.IncrementRequest
-	2,  // 31: lab.v1.CounterService.SlowIncrement:input_type -> lab.v1.SlowIncrementRequest
-	4,  // 32: lab.v1.CounterService.SavepointIncrement:input_type -> lab.v1.SavepointIncrementRequest
-	6,  // 33: lab.v1.CounterService.Get:input_type -> lab.v1.GetRequest
-	8,  // 34: lab.v1.RecorderService.Append:input_type -> lab.v1.AppendRequest
-	10, // 35: lab.v1.RecorderService.ReadAll:input_type -> lab.v1.ReadAllRequest
-	12, // 36: lab.v1.RecorderService.Misbehave:input_type -> lab.v1.MisbehaveRequest
-	15, // 37: lab.v1.RecorderService.Inspect:input_type -> lab.v1.InspectRequest
-	17, // 38: lab.v1.RecorderService.InspectTx:input_type -> lab.v1.InspectTxRequest
-	20, // 39: lab.v1.RecorderService.Tail:input_type -> lab.v1.TailRequest
-	22, // 40: lab.v1.RecorderService.Replay:input_type -> lab.v1.ReplayRequest
-	24, // 41: lab.v1.RecorderService.Collect:input_type -> lab.v1.CollectRequest
-	26, // 42: lab.v1.RecorderService.Chat:input_type -> lab.v1.ChatRequest
-	28, // 43: lab.v1.KVLabService.Run:input_type -> lab.v1.RunRequest
-	30, // 44: lab.v1.KVLabService.Read:input_type -> lab.v1.ReadRequest
-	39, // 45: lab.v1.PlainService.Whoami:input_type -> lab.v1.WhoamiRequest
-	41, // 46: lab.v1.UniqueService.Touch:input_type -> lab.v1.TouchRequest
-	1,  // 47: lab.v1.CounterService.Increment:output_type -> lab.v1.IncrementResponse
-	3,  // 48: lab.v1.CounterService.SlowIncrement:output_type -> lab.v1.SlowIncrementResponse
-	5,  // 49: lab.v1.CounterService.SavepointIncrement:output_type -> lab.v1.SavepointIncrementResponse
-	7,  // 50: lab.v1.CounterService.Get:output_type -> lab.v1.GetResponse
-	9,  // 51: lab.v1.RecorderService.Append:output_type -> lab.v1.AppendResponse
-	11, // 52: lab.v1.RecorderService.ReadAll:output_type -> lab.v1.ReadAllResponse
-	13, // 53: lab.v1.RecorderService.Misbehave:output_type -> lab.v1.MisbehaveResponse
-	16, // 54: lab.v1.RecorderService.Inspect:output_type -> lab.v1.InspectResponse
-	18, // 55: lab.v1.RecorderService.InspectTx:output_type -> lab.v1.InspectTxResponse
-	21, // 56: lab.v1.RecorderService.Tail:output_type -> lab.v1.TailResponse
-	23, // 57: lab.v1.RecorderService.Replay:output_type -> lab.v1.ReplayResponse
-	25, // 58: lab.v1.RecorderService.Collect:output_type -> lab.v1.CollectResponse
-	27, // 59: lab.v1.RecorderService.Chat:output_type -> lab.v1.ChatResponse
-	29, // 60: lab.v1.KVLabService.Run:output_type -> lab.v1.RunResponse
-	31, // 61: lab.v1.KVLabService.Read:output_type -> lab.v1.ReadResponse
-	40, // 62: lab.v1.PlainService.Whoami:output_type -> lab.v1.WhoamiResponse
-	42, // 63: lab.v1.UniqueService.Touch:output_type -> lab.v1.TouchResponse
-	47, // [47:64] is the sub-list for method output_type
-	30, // [30:47] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	43, // 30: lab.v1.ExecRequest.steps:type_name -> lab.v1.SQLStep
+	49, // 31: lab.v1.ExecResponse.results:type_name -> lab.v1.SQLResult
+	43, // 32: lab.v1.QueryRequest.steps:type_name -> lab.v1.SQLStep
+	49, // 33: lab.v1.QueryResponse.results:type_name -> lab.v1.SQLResult
+	46, // 34: lab.v1.SQLStep.exec:type_name -> lab.v1.Statement
+	46, // 35: lab.v1.SQLStep.one:type_name -> lab.v1.Statement
+	44, // 36: lab.v1.SQLStep.savepoint:type_name -> lab.v1.SQLSteps
+	34, // 37: lab.v1.SQLStep.put:type_name -> lab.v1.Pair
+	44, // 38: lab.v1.SQLStep.stale:type_name -> lab.v1.SQLSteps
+	44, // 39: lab.v1.SQLStep.away:type_name -> lab.v1.SQLSteps
+	46, // 40: lab.v1.SQLStep.open:type_name -> lab.v1.Statement
+	45, // 41: lab.v1.SQLStep.migrate:type_name -> lab.v1.Migrations
+	46, // 42: lab.v1.SQLStep.scan_integer:type_name -> lab.v1.Statement
+	43, // 43: lab.v1.SQLSteps.steps:type_name -> lab.v1.SQLStep
+	47, // 44: lab.v1.Statement.args:type_name -> lab.v1.SQLValue
+	47, // 45: lab.v1.SQLRow.values:type_name -> lab.v1.SQLValue
+	48, // 46: lab.v1.SQLResult.rows:type_name -> lab.v1.SQLRow
+	49, // 47: lab.v1.SQLResult.results:type_name -> lab.v1.SQLResult
+	0,  // 48: lab.v1.CounterService.Increment:input_type -> lab.v1.IncrementRequest
+	2,  // 49: lab.v1.CounterService.SlowIncrement:input_type -> lab.v1.SlowIncrementRequest
+	4,  // 50: lab.v1.CounterService.SavepointIncrement:input_type -> lab.v1.SavepointIncrementRequest
+	6,  // 51: lab.v1.CounterService.Get:input_type -> lab.v1.GetRequest
+	8,  // 52: lab.v1.RecorderService.Append:input_type -> lab.v1.AppendRequest
+	10, // 53: lab.v1.RecorderService.ReadAll:input_type -> lab.v1.ReadAllRequest
+	12, // 54: lab.v1.RecorderService.Misbehave:input_type -> lab.v1.MisbehaveRequest
+	15, // 55: lab.v1.RecorderService.Inspect:input_type -> lab.v1.InspectRequest
+	17, // 56: lab.v1.RecorderService.InspectTx:input_type -> lab.v1.InspectTxRequest
+	20, // 57: lab.v1.RecorderService.Tail:input_type -> lab.v1.TailRequest
+	22, // 58: lab.v1.RecorderService.Replay:input_type -> lab.v1.ReplayRequest
+	24, // 59: lab.v1.RecorderService.Collect:input_type -> lab.v1.CollectRequest
+	26, // 60: lab.v1.RecorderService.Chat:input_type -> lab.v1.ChatRequest
+	28, // 61: lab.v1.KVLabService.Run:input_type -> lab.v1.RunRequest
+	30, // 62: lab.v1.KVLabService.Read:input_type -> lab.v1.ReadRequest
+	39, // 63: lab.v1.SQLLabService.Exec:input_type -> lab.v1.ExecRequest
+	41, // 64: lab.v1.SQLLabService.Query:input_type -> lab.v1.QueryRequest
+	50, // 65: lab.v1.PlainService.Whoami:input_type -> lab.v1.WhoamiRequest
+	52, // 66: lab.v1.UniqueService.Touch:input_type -> lab.v1.TouchRequest
+	1,  // 67: lab.v1.CounterService.Increment:output_type -> lab.v1.IncrementResponse
+	3,  // 68: lab.v1.CounterService.SlowIncrement:output_type -> lab.v1.SlowIncrementResponse
+	5,  // 69: lab.v1.CounterService.SavepointIncrement:output_type -> lab.v1.SavepointIncrementResponse
+	7,  // 70: lab.v1.CounterService.Get:output_type -> lab.v1.GetResponse
+	9,  // 71: lab.v1.RecorderService.Append:output_type -> lab.v1.AppendResponse
+	11, // 72: lab.v1.RecorderService.ReadAll:output_type -> lab.v1.ReadAllResponse
+	13, // 73: lab.v1.RecorderService.Misbehave:output_type -> lab.v1.MisbehaveResponse
+	16, // 74: lab.v1.RecorderService.Inspect:output_type -> lab.v1.InspectResponse
+	18, // 75: lab.v1.RecorderService.InspectTx:output_type -> lab.v1.InspectTxResponse
+	21, // 76: lab.v1.RecorderService.Tail:output_type -> lab.v1.TailResponse
+	23, // 77: lab.v1.RecorderService.Replay:output_type -> lab.v1.ReplayResponse
+	25, // 78: lab.v1.RecorderService.Collect:output_type -> lab.v1.CollectResponse
+	27, // 79: lab.v1.RecorderService.Chat:output_type -> lab.v1.ChatResponse
+	29, // 80: lab.v1.KVLabService.Run:output_type -> lab.v1.RunResponse
+	31, // 81: lab.v1.KVLabService.Read:output_type -> lab.v1.ReadResponse
+	40, // 82: lab.v1.SQLLabService.Exec:output_type -> lab.v1.ExecResponse
+	42, // 83: lab.v1.SQLLabService.Query:output_type -> lab.v1.QueryResponse
+	51, // 84: lab.v1.PlainService.Whoami:output_type -> lab.v1.WhoamiResponse
+	53, // 85: lab.v1.UniqueService.Touch:output_type -> lab.v1.TouchResponse
+	67, // [67:86] is the sub-list for method output_type
+	48, // [48:67] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_lab_v1_lab_proto_init() }
@@ -3285,15 +4329,39 @@ func file_lab_v1_lab_proto_init() {
 		(*Step_Copies)(nil),
 	}
 	file_lab_v1_lab_proto_msgTypes[37].OneofWrappers = []any{}
+	file_lab_v1_lab_proto_msgTypes[43].OneofWrappers = []any{
+		(*SQLStep_Exec)(nil),
+		(*SQLStep_One)(nil),
+		(*SQLStep_Savepoint)(nil),
+		(*SQLStep_Sync)(nil),
+		(*SQLStep_DeleteAll)(nil),
+		(*SQLStep_Fail)(nil),
+		(*SQLStep_Put)(nil),
+		(*SQLStep_Get)(nil),
+		(*SQLStep_Stale)(nil),
+		(*SQLStep_Away)(nil),
+		(*SQLStep_StaleCursor)(nil),
+		(*SQLStep_Open)(nil),
+		(*SQLStep_Migrate)(nil),
+		(*SQLStep_ScanInteger)(nil),
+		(*SQLStep_Size)(nil),
+	}
+	file_lab_v1_lab_proto_msgTypes[47].OneofWrappers = []any{
+		(*SQLValue_Integer)(nil),
+		(*SQLValue_Real)(nil),
+		(*SQLValue_Text)(nil),
+		(*SQLValue_Blob)(nil),
+	}
+	file_lab_v1_lab_proto_msgTypes[49].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_lab_v1_lab_proto_rawDesc), len(file_lab_v1_lab_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   48,
+			NumMessages:   59,
 			NumExtensions: 0,
-			NumServices:   5,
+			NumServices:   6,
 		},
 		GoTypes:           file_lab_v1_lab_proto_goTypes,
 		DependencyIndexes: file_lab_v1_lab_proto_depIdxs,

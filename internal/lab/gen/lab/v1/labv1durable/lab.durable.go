@@ -455,6 +455,99 @@ func (s KVLabStub) Read(ctx context.Context, req *v1.ReadRequest, opts ...durabl
 }
 
 const (
+	// SQLLabType is the stored name of the object type.
+	SQLLabType = "lab.sql"
+	// SQLLabServiceName is the full name of the service.
+	SQLLabServiceName = "lab.v1.SQLLabService"
+	// SQLLabExecProcedure names the method Exec on the wire.
+	SQLLabExecProcedure = "/lab.v1.SQLLabService/Exec"
+	// SQLLabQueryProcedure names the method Query on the wire.
+	SQLLabQueryProcedure = "/lab.v1.SQLLabService/Query"
+)
+
+// SQLLabTx is the handle of one SQLLab in a turn that may write.
+type SQLLabTx struct{ durable.Tx }
+
+// SQLLabView is the handle of one SQLLab in a turn that only reads.
+type SQLLabView struct{ durable.View }
+
+// SQLLabHandler is implemented by the type that holds the behaviour of a SQLLab.
+//
+// SQLLabService passes statements on to its database, all in one turn.
+type SQLLabHandler interface {
+	// Exec takes steps in a turn that may write.
+	Exec(ctx context.Context, tx SQLLabTx, req *v1.ExecRequest) (*v1.ExecResponse, error)
+	// Query takes steps in a turn that only reads.
+	Query(ctx context.Context, view SQLLabView, req *v1.QueryRequest) (*v1.QueryResponse, error)
+}
+
+// UnimplementedSQLLabHandler answers every method with an error that says so. Embed it by value.
+type UnimplementedSQLLabHandler struct{}
+
+// Exec implements [SQLLabHandler].
+func (UnimplementedSQLLabHandler) Exec(context.Context, SQLLabTx, *v1.ExecRequest) (*v1.ExecResponse, error) {
+	return nil, durable.Unimplemented(SQLLabExecProcedure)
+}
+
+// Query implements [SQLLabHandler].
+func (UnimplementedSQLLabHandler) Query(context.Context, SQLLabView, *v1.QueryRequest) (*v1.QueryResponse, error) {
+	return nil, durable.Unimplemented(SQLLabQueryProcedure)
+}
+
+// SQLLabFactory makes the handler of one SQLLab, in the first turn of an activation.
+type SQLLabFactory func(ctx context.Context, tx SQLLabTx) (SQLLabHandler, error)
+
+// RegisterSQLLab adds the object type to r, which calls newHandler once for each activation.
+func RegisterSQLLab(r durable.Registrar, newHandler SQLLabFactory, opts ...durable.ObjectOption) error {
+	return durable.Register(r, SQLLabType, v1.File_lab_v1_lab_proto.Services().ByName("SQLLabService"), newHandler, opts,
+		durable.Unary(SQLLabExecProcedure, SQLLabHandler.Exec),
+		durable.UnaryView(SQLLabQueryProcedure, SQLLabHandler.Query),
+	)
+}
+
+// SQLLabClient makes stubs, which call SQLLab objects.
+type SQLLabClient struct{ conn durable.Conn }
+
+// NewSQLLabClient returns a client whose calls conn carries.
+func NewSQLLabClient(conn durable.Conn) SQLLabClient { return SQLLabClient{conn} }
+
+// GetByName returns a stub for the object of that name. It does no work.
+func (s SQLLabClient) GetByName(name string) SQLLabStub {
+	return SQLLabStub{durable.RefByName(s.conn, SQLLabType, name)}
+}
+
+// Get returns a stub for the object with that id. It does no work.
+func (s SQLLabClient) Get(id durable.ID) SQLLabStub {
+	return SQLLabStub{durable.RefByID(s.conn, SQLLabType, id)}
+}
+
+// NewUniqueID returns a random id, for an object without a name.
+func (SQLLabClient) NewUniqueID() durable.ID { return durable.NewUniqueID(SQLLabType) }
+
+// IDFromName returns the id of the object of that name.
+func (SQLLabClient) IDFromName(name string) durable.ID { return durable.IDFromName(SQLLabType, name) }
+
+// ParseID parses the text of an id, and refuses one of another object type.
+func (SQLLabClient) ParseID(text string) (durable.ID, error) {
+	return durable.ParseID(SQLLabType, text)
+}
+
+// SQLLabStub calls one SQLLab.
+//
+// SQLLabService passes statements on to its database, all in one turn.
+type SQLLabStub struct{ durable.Ref }
+
+// Exec takes steps in a turn that may write.
+func (s SQLLabStub) Exec(ctx context.Context, req *v1.ExecRequest, opts ...durable.CallOption) (*v1.ExecResponse, error) {
+	return durable.CallUnary[v1.ExecResponse](ctx, s.Ref, durable.MethodSpec{Procedure: SQLLabExecProcedure}, req, opts)
+}
+
+// Query takes steps in a turn that only reads.
+func (s SQLLabStub) Query(ctx context.Context, req *v1.QueryRequest, opts ...durable.CallOption) (*v1.QueryResponse, error) {
+	return durable.CallUnary[v1.QueryResponse](ctx, s.Ref, durable.MethodSpec{Procedure: SQLLabQueryProcedure, ReadOnly: true}, req, opts)
+}
+
+const (
 	// PlainType is the stored name of the object type.
 	PlainType = "lab.plain"
 	// PlainServiceName is the full name of the service.
