@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"os"
 	"runtime"
 	"strconv"
 	"syscall"
@@ -91,9 +90,7 @@ func fallback(engine *pebblekv.Engine) http.Handler {
 			var mem runtime.MemStats
 			runtime.ReadMemStats(&mem)
 			st.Heap, st.Active, st.Threads = mem.HeapAlloc, theServer.Load().Active(), runtime.NumGoroutine()
-			if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
-				st.Files = len(fds)
-			}
+			st.Files = openFiles()
 		}
 		_ = json.NewEncoder(w).Encode(st)
 	})
