@@ -17,7 +17,6 @@ import (
 	"github.com/durable-go/durable/storage"
 	"github.com/durable-go/durable/storage/pebblekv"
 	"github.com/durable-go/durable/storage/sqlitedb"
-	"github.com/durable-go/durable/storage/storagetest"
 )
 
 // A sqlWreck is what a loss of power left, with the newest turn of each object
@@ -78,7 +77,7 @@ func TestSQLCrash(t *testing.T) {
 	var all sync.WaitGroup
 	for _, m := range models {
 		all.Go(func() {
-			for turn := range storagetest.Scale(24) {
+			for turn := range scaled(24) {
 				if err := m.turn(t.Context(), h); err != nil {
 					t.Errorf("%s, turn %d: %v", m.key, turn, err)
 					return

@@ -123,8 +123,8 @@ func TestSQLFullText(t *testing.T) {
 		s.want("[[x 1 a 0] [x 1 b 0] [x 2 a 0] [y 1 a 1] [z 2 b 0]]", "SELECT * FROM vi")
 	})
 	both("SQL-49 what looks at all tables knows of full text", func(*testing.T) {
-		s.want("[[ok]]", "PRAGMA quick_check")
 		s.want("[[title] [body]]", "SELECT name FROM pragma_table_info('found')")
+		s.want("[[ok]]", "PRAGMA quick_check")
 		s.want("[[6]]", "SELECT count(*) FROM sqlite_schema WHERE sql LIKE 'CREATE VIRTUAL TABLE%' OR name = 'docs'")
 	})
 	both("SQL-49 commands, renaming, dropping", func(*testing.T) {

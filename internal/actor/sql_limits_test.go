@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,9 +48,9 @@ func TestSQLStatementLimits(t *testing.T) {
 		limits durable.Limits
 		want   limits
 	}{
-		{"by default", durable.Limits{}, limits{1_000_000, 32_766, 2_000, 500, 50_000, 100, 1_000, 127, 2 << 20}},
+		{"by default", durable.Limits{}, limits{1_000_000, 32_766, 2_000, 200, 50_000, 100, 1_000, 127, 2 << 20}},
 		{"as Cloudflare's", durable.CloudflareLimits(), limits{100_000, 100, 100, 5, 50, 10, 100, 32, 2_000_000}},
-		{"of the type alone", durable.Limits{SQL: durable.SQLLimits{StatementBytes: 10_000, Parameters: 3, Columns: 6, CompoundTerms: 2, LikeBytes: 15, TriggerDepth: 3, ExprDepth: 20, FunctionArgs: 10, RowBytes: 5_000}}, limits{10_000, 3, 6, 2, 15, 3, 20, 10, 5_000}},
+		{"of the type alone", durable.Limits{SQL: durable.SQLLimits{StatementBytes: 10_000, Parameters: 3, Columns: 8, CompoundTerms: 2, LikeBytes: 16, TriggerDepth: 3, ExprDepth: 20, FunctionArgs: 10, RowBytes: 5_000}}, limits{10_000, 3, 8, 2, 16, 3, 20, 10, 5_000}},
 	} {
 		t.Run("SQL-68 "+kind.name, func(t *testing.T) {
 			s := newSQLTest(t, kind.limits)
@@ -144,7 +146,7 @@ func TestSQLStatementLimits(t *testing.T) {
 		s.exec("INSERT INTO t VALUES (1)")
 	})
 	t.Run("SQL-66 a statement too deep for the stack of the engine loses the turn", func(t *testing.T) {
-		s := newSQLTest(t, durable.Limits{})
+		s := newSQLTest(t, durable.Limits{SQL: durable.SQLLimits{CompoundTerms: 500}})
 		s.exec("CREATE TABLE t (a); INSERT INTO t VALUES ('kept')")
 		for _, query := range []string{selects(400), nested(990), "SELECT " + strings.Repeat("abs(", 300) + "a" + strings.Repeat(")", 300) + " FROM t"} {
 			var first error
@@ -365,20 +367,24 @@ const endless = "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM
 // clock says.
 type budget struct {
 	context.Context
-	left *int
+	left *atomic.Int64
 }
 
-func newBudget(ctx context.Context, n int) budget { return budget{ctx, &n} }
+func newBudget(ctx context.Context, n int64) budget {
+	b := budget{ctx, new(atomic.Int64)}
+	b.left.Store(n)
+	return b
+}
 
 func (b budget) Err() error {
-	if *b.left--; *b.left < 0 {
+	if b.left.Add(-1) < 0 {
 		return context.DeadlineExceeded
 	}
 	return b.Context.Err()
 }
 
 func TestSQLDeadlines(t *testing.T) {
-	s := newSQLTest(t, durable.Limits{HandlerTimeout: 100 * time.Millisecond})
+	s := newSQLTest(t, durable.Limits{})
 	s.exec("CREATE TABLE t (a); INSERT INTO t VALUES ('kept')")
 	const read, write = endless + "SELECT count(*) FROM n", endless + "INSERT INTO t SELECT i FROM n WHERE i < 0"
 	s.run("OVL a read that never ends stops when its own context does, and fails alone", func(t *testing.T) {
@@ -418,10 +424,12 @@ func TestSQLDeadlines(t *testing.T) {
 		s.want("[[kept] [more] [most]]", "SELECT a FROM t")
 		s.exec("DELETE FROM t WHERE a <> 'kept'")
 	})
+	// The time of the turn is that of the call, and is over within the statement.
 	lost := func(t *testing.T, cause error, query string, stmt func(ctx context.Context) context.Context) {
 		made := s.made
 		var first error
-		err := s.do(func(ctx context.Context, tx durable.Tx) error {
+		call := newBudget(t.Context(), math.MaxInt64)
+		err := s.update(call, "a", func(ctx context.Context, _ *counter, tx durable.Tx) error {
 			if _, err := tx.SQL().Exec(ctx, "INSERT INTO t VALUES ('lost')"); err != nil {
 				return err
 			}
@@ -429,6 +437,8 @@ func TestSQLDeadlines(t *testing.T) {
 				return err
 			}
 			open := tx.SQL().DB()
+			defer call.left.Store(math.MaxInt64)
+			call.left.Store(20)
 			_, first = tx.SQL().Exec(stmt(ctx), query)
 			if _, err := open.BeginTx(t.Context(), nil); err == nil || err.Error() != first.Error() {
 				t.Errorf("BeginTx: %v", err)
@@ -465,21 +475,28 @@ func TestSQLDeadlines(t *testing.T) {
 	s.run("TXN-17 the handler's time counts whatever context the statement has", func(t *testing.T) {
 		lost(t, context.DeadlineExceeded, read, func(context.Context) context.Context { return context.Background() })
 	})
-	s.run("TXN-17 a view is stopped, too", func(t *testing.T) {
-		err := s.view(t.Context(), "a", func(ctx context.Context, _ *counter, v durable.View) error {
-			_, err := v.SQL().Exec(context.Background(), read)
+	s.run("TXN-17 the handler's timeout stops turns and views", func(t *testing.T) {
+		s.store.Crash()
+		short := newSQLTestOn(t, s.store, durable.Limits{HandlerTimeout: 50 * time.Millisecond})
+		if err := short.do(func(_ context.Context, tx durable.Tx) error {
+			_, err := tx.SQL().Exec(context.Background(), write)
 			return err
-		})
-		if !errors.Is(err, context.DeadlineExceeded) {
+		}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
-		s.want("[[kept]]", "SELECT a FROM t")
+		if err := short.view(t.Context(), "a", func(_ context.Context, _ *counter, v durable.View) error {
+			_, err := v.SQL().Exec(context.Background(), read)
+			return err
+		}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
 	})
 	s.run("TXN-17 a constructor is stopped, too", func(t *testing.T) {
-		endlessly := true
+		var endlessly atomic.Bool
+		endlessly.Store(true)
 		s.store.Crash()
 		h := newTestHost(t, join(t, s.store), durable.Limits{ConstructorTimeout: 50 * time.Millisecond}, func(ctx context.Context, tx durable.Tx) (any, error) {
-			if endlessly {
+			if endlessly.Load() {
 				if _, err := tx.SQL().Exec(context.Background(), write); err == nil {
 					t.Error("it ended")
 				}
@@ -490,7 +507,7 @@ func TestSQLDeadlines(t *testing.T) {
 		if err := c.do(func(context.Context, durable.Tx) error { return nil }); err == nil {
 			t.Error("the constructor passed")
 		}
-		endlessly = false
+		endlessly.Store(false)
 		c.want("[[kept]]", "SELECT a FROM t")
 	})
 }

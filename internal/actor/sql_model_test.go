@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +35,21 @@ func newSQLHost(t testing.TB, info storage.Info, session storage.Session, limits
 		t.Fatal(err)
 	}
 	return h, databases
+}
+
+// underRace reports whether the race detector watches, which makes SQLite many
+// times slower.
+var underRace = sync.OnceValue(func() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+})
+
+// scaled is [storagetest.Scale], and less under the race detector.
+func scaled(n int) int {
+	if underRace() {
+		n = max(1, n/6)
+	}
+	return storagetest.Scale(n)
 }
 
 // A sqlRow is a row of table t, and its row of the full-text table f.
@@ -585,7 +601,7 @@ func TestSQLModel(t *testing.T) {
 			info, _ := store.Info(t.Context())
 			h, engine := newSQLHost(t, info, join(t, store), durable.Limits{}, opts)
 			var all sync.WaitGroup
-			turns := storagetest.Scale(100)
+			turns := scaled(100)
 			models := make([]*sqlModel, 4)
 			for i := range models {
 				m := newSQLModel(t, fmt.Sprint("object", i), s+uint64(len(name)))

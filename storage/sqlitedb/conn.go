@@ -54,7 +54,7 @@ func (c *conn) ensure(ctx context.Context, seq uint64) (err error) {
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			err = panicked(v)
+			err = c.db.engine.panicked(v)
 		}
 		c.doomed = c.doomed || err != nil
 	}()

@@ -2,6 +2,7 @@ package sqlitedb
 
 import (
 	"container/list"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,8 @@ type Options struct {
 	// Readers is how many connections one database may have open for views
 	// that run at the same time, the one that writes included. Default 2.
 	Readers int
+	// Logger gets panics of SQLite. Default: nothing.
+	Logger *slog.Logger
 }
 
 // An Engine opens the databases of objects. It holds connections open for those
@@ -49,6 +52,9 @@ func New(opts Options) *Engine {
 	}
 	if opts.Readers == 0 {
 		opts.Readers = 2
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Engine{opts: opts}
 }

@@ -76,22 +76,23 @@ func (c *conn) failed(err error, text string) error {
 	return e
 }
 
-// panicked is the error of a panic of the engine: out of memory, or a bug.
-func panicked(v any) error {
+// panicked is the error of a panic of SQLite: out of memory, or a bug, which is
+// logged.
+func (e *Engine) panicked(v any) error {
 	text := fmt.Sprint(v)
-	e := &storage.SQLError{Code: "SQLITE_NOMEM", Offset: -1}
+	out := &storage.SQLError{Code: "SQLITE_NOMEM", Offset: -1}
 	switch {
 	case strings.Contains(text, "out of memory"):
-		e.Message = "out of memory"
-		e.Hint = "the statement needs more memory than a connection may use, Limits.SQL.MemoryBytes, or its program is longer than Limits.SQL.Instructions"
+		out.Message = "out of memory"
+		out.Hint = "the statement needs more memory than a connection may use, Limits.SQL.MemoryBytes, or its program is longer than Limits.SQL.Instructions"
 	case belowMemory.MatchString(text):
-		e.Message = "the stack of the SQL engine is full"
-		e.Hint = "an expression or a compound SELECT of the statement is too deep: make it several"
+		out.Message = "the stack of the SQL engine is full"
+		out.Hint = "an expression or a compound SELECT of the statement is too deep: make it several"
 	default:
-		e.Code, e.Message = "SQLITE_INTERNAL", "the SQL engine panicked"
-		e.Err = fmt.Errorf("%s\n%s", text, debug.Stack())
+		out.Code, out.Message = "SQLITE_INTERNAL", "the SQL engine panicked"
+		e.opts.Logger.Error("the SQL engine panicked", "panic", text, "stack", string(debug.Stack()))
 	}
-	return e
+	return out
 }
 
 // belowMemory matches the panic of an access just below address 0: the stack is at

@@ -155,7 +155,7 @@ func (e *Engine) check(ctx context.Context, o storage.ObjectID, r storage.Reader
 	defer c.shut()
 	defer func() {
 		if v := recover(); v != nil {
-			err = panicked(v)
+			err = e.panicked(v)
 		}
 	}()
 	if err := c.connect(); err != nil {

@@ -3,6 +3,7 @@ package sqlitedb
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/durable-go/durable/storage"
@@ -59,11 +60,11 @@ func TestPanicked(t *testing.T) {
 		"memory":         {errors.New("sqlite3: out of memory"), "SQLITE_NOMEM", "out of memory"},
 		"stack":          {below(), "SQLITE_NOMEM", "the stack of the SQL engine is full"},
 		"stack, a slice": {slice(), "SQLITE_NOMEM", "the stack of the SQL engine is full"},
-		"a bug":          {beyond(), "SQLITE_INTERNAL", "the SQL engine panicked: runtime error: index out of range [11] with length 10"},
-		"another":        {"boom", "SQLITE_INTERNAL", "the SQL engine panicked: boom"},
+		"a bug":          {beyond(), "SQLITE_INTERNAL", "the SQL engine panicked"},
+		"another":        {"boom", "SQLITE_INTERNAL", "the SQL engine panicked"},
 	} {
 		var e *storage.SQLError
-		if err := panicked(c.value); !errors.As(err, &e) || e.Code != c.code || e.Message != c.message {
+		if err := New(Options{}).panicked(c.value); !errors.As(err, &e) || e.Code != c.code || !strings.HasPrefix(e.Message, c.message) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -74,7 +74,7 @@ func (s *session) connection() *conn {
 func (s *session) guarded(c *conn, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = panicked(v)
+			err = s.db.engine.panicked(v)
 			c.doomed = true
 			s.breaks(err)
 		}
