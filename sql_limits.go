@@ -22,20 +22,27 @@ type SQLLimits struct {
 	// Parameters is the most bound parameters. Default, and most, 32,766.
 	Parameters int
 	// Columns is the most columns of a table, an index, a view or a result.
-	// Default, and most, 2,000.
+	// Default, and most, 2,000; at least 8, which SQLite itself needs.
 	Columns int
-	// CompoundTerms is the most terms of a compound SELECT. Default, and most,
-	// 500.
+	// CompoundTerms is the most terms of a compound SELECT. Default 200, at most
+	// 500. The stack of the SQL engine may be too small for more than 200: the
+	// statement then fails with SQLITE_NOMEM, and the turn with it.
 	CompoundTerms int
 	// LikeBytes is the length of the longest pattern of LIKE and GLOB. Default,
-	// and most, 50,000.
+	// and most, 50,000; at least 16, which SQLite itself needs. One call of a
+	// function cannot be interrupted, and LIKE with a long pattern on a long text
+	// takes its time: set it, and RowBytes, lower where callers choose both.
 	LikeBytes int
 	// TriggerDepth is how deep triggers may trigger others. Default 100, at
 	// most 1,000.
 	TriggerDepth int
-	// ExprDepth is how deep expressions may nest. Default, and most, 1,000.
+	// ExprDepth is how deep expressions may nest. Default, and most, 1,000: chains
+	// of AND and OR reach it. Others, such as function calls in one another,
+	// fill the stack of the SQL engine at 200 to 500 levels: the statement then
+	// fails with SQLITE_NOMEM, and the turn with it.
 	ExprDepth int
-	// FunctionArgs is the most arguments of a function. Default, and most, 127.
+	// FunctionArgs is the most arguments of a function. Default, and most, 127;
+	// at least 10, which SQLite itself needs.
 	FunctionArgs int
 	// Instructions is the longest program that a statement may be compiled to.
 	// Default, and most, 250,000,000.
@@ -56,7 +63,7 @@ func (l SQLLimits) withDefaults() SQLLimits {
 	setDefault(&l.StatementBytes, 1_000_000)
 	setDefault(&l.Parameters, 32_766)
 	setDefault(&l.Columns, 2_000)
-	setDefault(&l.CompoundTerms, 500)
+	setDefault(&l.CompoundTerms, 200)
 	setDefault(&l.LikeBytes, 50_000)
 	setDefault(&l.TriggerDepth, 100)
 	setDefault(&l.ExprDepth, 1_000)
@@ -80,12 +87,12 @@ func (l SQLLimits) check() error {
 		{"RowBytes", int64(l.RowBytes), 0, 1_000_000_000},
 		{"StatementBytes", int64(l.StatementBytes), 0, 1_000_000_000},
 		{"Parameters", int64(l.Parameters), 0, 32_766},
-		{"Columns", int64(l.Columns), 0, 2_000},
+		{"Columns", int64(l.Columns), 8, 2_000},
 		{"CompoundTerms", int64(l.CompoundTerms), 0, 500},
-		{"LikeBytes", int64(l.LikeBytes), 0, 50_000},
+		{"LikeBytes", int64(l.LikeBytes), 16, 50_000},
 		{"TriggerDepth", int64(l.TriggerDepth), 0, 1_000},
 		{"ExprDepth", int64(l.ExprDepth), 0, 1_000},
-		{"FunctionArgs", int64(l.FunctionArgs), 0, 127},
+		{"FunctionArgs", int64(l.FunctionArgs), 10, 127},
 		{"Instructions", int64(l.Instructions), 0, 250_000_000},
 		{"MemoryBytes", l.MemoryBytes, 1 << 20, 4 << 30},
 		{"MaxResultBytes", l.MaxResultBytes, 0, math.MaxInt64},

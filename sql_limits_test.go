@@ -32,6 +32,9 @@ func TestSQLLimits(t *testing.T) {
 		"SQL.Instructions is 250000001":                     {Instructions: 250_000_001},
 		"SQL.MemoryBytes is 1048575, and at least 1048576":  {MemoryBytes: 1<<20 - 1},
 		"SQL.MemoryBytes is 4294967297, and at most":        {MemoryBytes: 4<<30 + 1},
+		"SQL.Columns is 7, and at least 8":                  {Columns: 7},
+		"SQL.LikeBytes is 15, and at least 16":              {LikeBytes: 15},
+		"SQL.FunctionArgs is 9, and at least 10":            {FunctionArgs: 9},
 		"SQL.MaxResultBytes is negative":                    {MaxResultBytes: -1},
 		"SQL.DatabaseBytes is 17592186044416, and at most ": {DatabaseBytes: 1 << 44},
 	} {

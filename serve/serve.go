@@ -126,7 +126,7 @@ func run(ctx context.Context, patience patience, name string, args []string, std
 	}
 	defer func() { err = errors.Join(err, closeWithin(patience.close, engine)) }()
 
-	databases := sqlitedb.New(sqlitedb.Options{})
+	databases := sqlitedb.New(sqlitedb.Options{Logger: log})
 	defer func() { _ = databases.Close() }()
 	defaults := []server.Option{server.WithLogger(log), server.WithSQL(databases)}
 	if c.strictJSON {
