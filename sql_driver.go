@@ -16,7 +16,9 @@ import (
 // mappers, other libraries. It is bound to the turn, which closes it: its
 // statements read and write what those of Exec do, and all its connections are
 // one. It returns the same DB when it is called again, and a closed one when s is
-// the zero SQL.
+// the zero SQL. After the turn, and inside [Tx].Await, the DB says that it is
+// closed, in the words of database/sql; transactions, connections and rows of it
+// return [ErrTxDone].
 //
 // A transaction of it is a savepoint of the turn: Commit makes nothing durable,
 // the commit of the turn does, and statements outside of it that run meanwhile
