@@ -150,9 +150,9 @@ func sqlError(t *testing.T, err error) *durable.SQLError {
 	return e
 }
 
-// refused fails the test unless the statement fails with the code, and with all
+// refusal fails the test unless the statement fails with the code, and with all
 // the words in its text; the turn goes on.
-func (s *sqlTest) refused(code, query string, words ...string) *durable.SQLError {
+func (s *sqlTest) refusal(code, query string, words ...string) *durable.SQLError {
 	s.t.Helper()
 	_, err := s.try(query)
 	if err == nil {
@@ -169,6 +169,12 @@ func (s *sqlTest) refused(code, query string, words ...string) *durable.SQLError
 		}
 	}
 	return e
+}
+
+// refused is refusal for tests that look no further.
+func (s *sqlTest) refused(code, query string, words ...string) {
+	s.t.Helper()
+	_ = s.refusal(code, query, words...)
 }
 
 func (s *sqlTest) passes(query string, args ...any) [][]any {
@@ -248,7 +254,7 @@ func TestSQLExec(t *testing.T) {
 			"INSERT INTO t VALUES (1, 'x', 3":      31,
 			"SELECT 1; \n SELECT nosuch(1) FROM t": 19,
 		} {
-			if e := s.refused("SQLITE_ERROR", query); e != nil && e.Offset != offset {
+			if e := s.refusal("SQLITE_ERROR", query); e != nil && e.Offset != offset {
 				t.Errorf("%q: the offset is %d, want %d", query, e.Offset, offset)
 			}
 		}
@@ -310,19 +316,19 @@ func TestSQLExec(t *testing.T) {
 	})
 	s.run("SQL-12 errors have extended codes", func(t *testing.T) {
 		s.refused("SQLITE_MISMATCH", "INSERT INTO t (id) VALUES ('text')", "datatype mismatch")
-		if e := s.refused("SQLITE_CONSTRAINT_CHECK", "INSERT INTO t (n) VALUES (1000)"); e.Constraint != "n < 1000" {
+		if e := s.refusal("SQLITE_CONSTRAINT_CHECK", "INSERT INTO t (n) VALUES (1000)"); e.Constraint != "n < 1000" {
 			t.Error(e.Constraint)
 		}
-		if e := s.refused("SQLITE_CONSTRAINT_PRIMARYKEY", "INSERT INTO t (id) VALUES (1)"); e.Constraint != "t.id" {
+		if e := s.refusal("SQLITE_CONSTRAINT_PRIMARYKEY", "INSERT INTO t (id) VALUES (1)"); e.Constraint != "t.id" {
 			t.Error(e.Constraint)
 		}
-		if e := s.refused("SQLITE_CONSTRAINT_NOTNULL", "CREATE TABLE o (a NOT NULL); INSERT INTO o VALUES (NULL)"); e.Constraint != "o.a" {
+		if e := s.refusal("SQLITE_CONSTRAINT_NOTNULL", "CREATE TABLE o (a NOT NULL); INSERT INTO o VALUES (NULL)"); e.Constraint != "o.a" {
 			t.Error(e.Constraint)
 		}
-		if e := s.refused("SQLITE_CONSTRAINT_UNIQUE", "CREATE TABLE o (a, b, UNIQUE (a, b)); INSERT INTO o VALUES (1, 1), (1, 1)"); e.Constraint != "o.a, o.b" {
+		if e := s.refusal("SQLITE_CONSTRAINT_UNIQUE", "CREATE TABLE o (a, b, UNIQUE (a, b)); INSERT INTO o VALUES (1, 1), (1, 1)"); e.Constraint != "o.a, o.b" {
 			t.Error(e.Constraint)
 		}
-		if e := s.refused("SQLITE_CONSTRAINT_CHECK", "CREATE TABLE o (a, CONSTRAINT positive CHECK (a > 0)); INSERT INTO o VALUES (0)"); e.Constraint != "positive" {
+		if e := s.refusal("SQLITE_CONSTRAINT_CHECK", "CREATE TABLE o (a, CONSTRAINT positive CHECK (a > 0)); INSERT INTO o VALUES (0)"); e.Constraint != "positive" {
 			t.Error(e.Constraint)
 		}
 		s.refused("SQLITE_CONSTRAINT_TRIGGER", "CREATE TRIGGER no BEFORE DELETE ON t BEGIN SELECT RAISE(ABORT, 'not this one'); END; DELETE FROM t", "not this one")

@@ -410,7 +410,7 @@ func TestSQLDeadlines(t *testing.T) {
 			if !errors.Is(err, context.DeadlineExceeded) || n != 2 {
 				t.Errorf("after %d rows: %v", n, err)
 			}
-			if _, _, again := cur.Next(); again != err {
+			if _, _, again := cur.Next(); !errors.Is(again, err) {
 				t.Errorf("then: %v", again)
 			}
 			canceled, cancel := context.WithCancel(ctx)

@@ -166,7 +166,10 @@ func (m *sqlModel) turn(ctx context.Context, h *testHost) error {
 	case end < 11 && !turn.lost:
 		var panicked *durable.PanicError
 		var aborted *durable.AbortError
-		if errors.Is(err, errSQLModel) || errors.As(err, &aborted) || errors.As(err, &panicked) && panicked.Value == error(errSQLModel) {
+		if errors.As(err, &panicked) {
+			err, _ = panicked.Value.(error)
+		}
+		if errors.Is(err, errSQLModel) || errors.As(err, &aborted) {
 			m.done["failed"]++
 			return nil
 		}
@@ -536,7 +539,7 @@ func (s *sqlState) compareIndexes(ctx context.Context, v durable.View) (problems
 		got, err := durable.All[int64](ctx, v.SQL(), query)
 		slices.SortFunc(ids, less)
 		if err != nil || !slices.Equal(got, ids) {
-			problems = append(problems, fmt.Errorf("%s: %d rows, %v", query, len(got), err))
+			problems = append(problems, fmt.Errorf("%s: %d rows, %w", query, len(got), err))
 		}
 	}
 	if s.index {
@@ -548,7 +551,7 @@ func (s *sqlState) compareIndexes(ctx context.Context, v durable.View) (problems
 			}
 		}
 		if err != nil || got != want {
-			problems = append(problems, fmt.Errorf("index tb: %d rows instead of %d, %v", got, want, err))
+			problems = append(problems, fmt.Errorf("index tb: %d rows instead of %d, %w", got, want, err))
 		}
 	}
 	for _, word := range sqlWords {
@@ -561,7 +564,7 @@ func (s *sqlState) compareIndexes(ctx context.Context, v durable.View) (problems
 		}
 		slices.Sort(want)
 		if err != nil || !slices.Equal(got, want) {
-			problems = append(problems, fmt.Errorf("full-text index: %s: %v instead of %v, %v", word, got, want, err))
+			problems = append(problems, fmt.Errorf("full-text index: %s: %v instead of %v, %w", word, got, want, err))
 		}
 	}
 	return problems

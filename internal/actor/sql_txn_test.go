@@ -79,7 +79,7 @@ func TestSQLSavepoints(t *testing.T) {
 		}, "1 2 3"},
 		{"TXN-02 one that fails is undone alone, with its error", func(ctx context.Context, t *testing.T, tx durable.Tx) {
 			add(ctx, t, tx, 1)
-			if err := tx.Savepoint(undone(func() { add(ctx, t, tx, 2) })); err != errBack {
+			if err := tx.Savepoint(undone(func() { add(ctx, t, tx, 2) })); !errors.Is(err, errBack) {
 				t.Error(err)
 			}
 			if got := written(ctx, t, tx.SQL(), tx.KV()); got != "1" {
@@ -122,7 +122,7 @@ func TestSQLSavepoints(t *testing.T) {
 					return err
 				})
 			}
-			if err := level(1); err != errBack { // 5 undoes everything to 20, and 1 fails
+			if err := level(1); !errors.Is(err, errBack) { // 5 undoes everything to 20, and 1 fails
 				t.Error(err)
 			}
 			add(ctx, t, tx, 1)
@@ -376,7 +376,7 @@ func TestSQLLostTransactions(t *testing.T) {
 						t.Errorf("the inner savepoint ends with %v", err)
 					}
 					return own
-				}); err != own {
+				}); !errors.Is(err, own) {
 					t.Errorf("the outer savepoint ends with %v", err)
 				}
 				checkBroken(t, tx, first)

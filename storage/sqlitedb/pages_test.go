@@ -340,7 +340,7 @@ func (p *pagesTest) compare(in *pages, n uint32, want *plainFile) {
 	buf := make([]byte, p.size)
 	err := in.read(buf, int64(n-1)*int64(p.size))
 	if n > want.count {
-		if err != io.EOF {
+		if !errors.Is(err, io.EOF) {
 			p.Errorf("page %d of %d: %v", n, want.count, err)
 		}
 		return

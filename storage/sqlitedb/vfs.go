@@ -1,6 +1,7 @@
 package sqlitedb
 
 import (
+	"errors"
 	"io"
 	"strconv"
 	"sync"
@@ -64,7 +65,7 @@ var _ vfs.FileLockState = (*file)(nil)
 
 func (f *file) ReadAt(buf []byte, off int64) (int, error) {
 	switch err := f.pages.read(buf, off); {
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return 0, io.EOF
 	case err != nil:
 		f.err = err
