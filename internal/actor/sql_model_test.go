@@ -166,10 +166,11 @@ func (m *sqlModel) turn(ctx context.Context, h *testHost) error {
 	case end < 11 && !turn.lost:
 		var panicked *durable.PanicError
 		var aborted *durable.AbortError
+		meant := err
 		if errors.As(err, &panicked) {
-			err, _ = panicked.Value.(error)
+			meant, _ = panicked.Value.(error)
 		}
-		if errors.Is(err, errSQLModel) || errors.As(err, &aborted) {
+		if errors.Is(meant, errSQLModel) || errors.As(err, &aborted) {
 			m.done["failed"]++
 			return nil
 		}
