@@ -216,6 +216,7 @@ func linearMemory(lite *sqlite3.Conn) reflect.Value {
 type interrupter struct {
 	stmt, turn context.Context
 	live       func() error
+	rows       *rows // whose steps these are, if it is known
 	asked      uint
 	err        error // why SQLite was stopped
 }
@@ -227,6 +228,17 @@ const interruptEvery = 32
 func (i *interrupter) reset(stmt, turn context.Context, live func() error) error {
 	*i = interrupter{stmt: stmt, turn: turn, live: live}
 	return i.look()
+}
+
+// resume is reset for the next step of a statement, which need not ask again
+// where nothing else ran in between.
+func (i *interrupter) resume(r *rows, stmt, turn context.Context, live func() error) error {
+	if i.rows == r && i.err == nil {
+		return nil
+	}
+	err := i.reset(stmt, turn, live)
+	i.rows = r
+	return err
 }
 
 func (i *interrupter) look() error {

@@ -64,7 +64,7 @@ func (r *rows) Next() ([]any, error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.file.pages.ctx = r.ctx
-		if err := c.intr.reset(r.ctx, s.ctx, s.live); err != nil {
+		if err := c.intr.resume(r, r.ctx, s.ctx, s.live); err != nil {
 			r.err = &storage.SQLError{Code: "SQLITE_INTERRUPT", Message: "interrupted", Offset: -1, Err: err}
 			r.close()
 			return row, nil
