@@ -65,13 +65,17 @@ type SQLSession interface {
 	Release(undo bool) error
 	// Wipe empties the database, as [Batch.Wipe] does with the object.
 	Wipe()
-	// Wrote reports whether a statement wrote, since the beginning or the last
-	// Flush or Rollback, also where that was undone since.
+	// Wrote reports whether a statement changed something, or a transaction was
+	// lost, since the beginning or the last Flush or Rollback, also where that was
+	// undone since.
 	Wrote() bool
+	// Pending reports whether there is a transaction for Flush to commit, which
+	// may have changed nothing.
+	Pending() bool
 	// Err returns what broke the session, nil if nothing did.
 	Err() error
-	// Flush adds the changed pages to b. Whether b was committed, Settle must
-	// be told before anything else is asked. When Flush fails the session is
+	// Flush adds the changed pages to b. Settle must then be told whether b was
+	// committed: statements wait until it is. When Flush fails the session is
 	// broken, and b unchanged.
 	Flush(b *Batch) error
 	// Settle tells what became of the batch of the last Flush: nil when it was

@@ -170,7 +170,11 @@ func (s *stream) turn(ctx context.Context, a access, fn func(t *turn) error) err
 		return err
 	}
 	_, err = s.o.inTurn(ctx, a, 0, l, s.act, func(t *turn) error {
-		t.ctx = ctx
+		// Whatever context the handler gave, what runs ends with the call.
+		bound, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		defer context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })()
+		t.ctx = bound
 		return fn(t)
 	})
 	return err

@@ -277,10 +277,10 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 		o.host.log.Warn("a constructor holds up every call of its object: let it load state, and nothing else",
 			"type", o.typ.Name, "id", o.durableID().String(), "took", took, "left_the_object", t.outside.Load())
 	}
+	t.stop()
 	if err == nil {
 		err = t.commitLast()
 	}
-	t.stop()
 	if err != nil {
 		t.discard()
 	}

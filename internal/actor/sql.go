@@ -114,8 +114,7 @@ func (t *turn) endSQL() {
 	}
 }
 
-// sqlFailed returns an error of the SQL engine as handlers see it. It breaks the
-// turn when the engine lost its transaction.
+// sqlFailed returns an error of the SQL engine as handlers see it.
 func (t *turn) sqlFailed(err error) error {
 	var e *storage.SQLError
 	var limit *storage.LimitError
@@ -135,7 +134,8 @@ func (t *turn) sqlFailed(err error) error {
 	return err
 }
 
-// sqlBroken is sqlFailed for an error of the session, which may have broken it.
+// sqlBroken is sqlFailed for an error of the session. It breaks the turn when the
+// session is broken.
 func (t *turn) sqlBroken(s storage.SQLSession, err error) error {
 	if err == nil {
 		return nil
@@ -166,17 +166,11 @@ func (q *turnSQL) Savepoint() (end func(keep bool) error, err error) {
 	if t.access != exclusive {
 		return func(bool) error { return nil }, nil // there is nothing to undo
 	}
-	level, err := t.beginLevel()
+	number, err := t.beginLevel()
 	if err != nil {
 		return nil, err
 	}
-	number := t.numberOf(level)
-	return func(keep bool) error {
-		if t.numberOf(level) != number {
-			return durable.ErrTxDone // it ended with one around it
-		}
-		return t.endLevel(level, keep, false)
-	}, nil
+	return func(keep bool) error { return t.endLevel(number, keep, false) }, nil
 }
 
 // Size implements [durable.SQLPort].

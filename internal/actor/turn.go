@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -111,9 +112,9 @@ func (t *turn) stop() {
 func (t *turn) discard() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	wrote := t.overlay.wrote || t.broken.Load() != nil
+	wrote := t.overlay.wrote
 	if t.sql != nil {
-		wrote = wrote || t.sql.Wrote() || t.sql.Err() != nil
+		wrote = wrote || t.sql.Wrote()
 		t.sql.Rollback()
 	}
 	t.overlay = overlay{}
@@ -167,8 +168,10 @@ func (t *turn) finish(err error) (mark, error) {
 	case err == nil || cause.kept:
 		err = cause.handler
 		if cerr := t.commitLast(); cerr != nil {
-			t.discard()
-			o.retire(t.act)
+			// A turn whose SQL was stopped before it wrote has changed nothing.
+			if t.discard() || t.broken.Load() == nil {
+				o.retire(t.act)
+			}
 			err = cerr
 		}
 	default:
@@ -224,14 +227,14 @@ func (t *turn) commitLocked() error {
 	if broken := t.broken.Load(); broken != nil {
 		return broken.err
 	}
-	wroteSQL := false
+	pendingSQL := false
 	if t.sql != nil {
 		if err := t.sql.Err(); err != nil {
-			return t.sqlFailed(err)
+			return t.sqlBroken(t.sql, err)
 		}
-		wroteSQL = t.sql.Wrote()
+		pendingSQL = t.sql.Pending()
 	}
-	if !v.dirty() && !wroteSQL {
+	if !v.dirty() && !pendingSQL {
 		v.wrote = false // what savepoints undid before a commit point is settled
 		return nil
 	}
@@ -242,19 +245,20 @@ func (t *turn) commitLocked() error {
 		return abort
 	}
 	b := v.batch(t.o.id)
-	if !wroteSQL {
-		return t.apply(b)
+	if !pendingSQL {
+		return t.apply(b, v.confirmed)
 	}
 	if err := t.sql.Flush(b); err != nil {
 		return t.sqlBroken(t.sql, err)
 	}
-	err := t.apply(b)
+	err := t.apply(b, true)
 	t.sql.Settle(err)
 	return err
 }
 
-// apply hands a batch of everything the turn wrote to the store.
-func (t *turn) apply(b *storage.Batch) error {
+// apply hands a batch of everything the turn wrote to the store. confirmed tells
+// that replies wait for it.
+func (t *turn) apply(b *storage.Batch, confirmed bool) error {
 	act, o, v := t.act, t.o, &t.overlay
 	puts := len(b.Put)+len(b.Merge) > 0
 	changes := puts || len(b.Del)+len(b.Drop) > 0
@@ -284,7 +288,7 @@ func (t *turn) apply(b *storage.Batch) error {
 	t.committed = true
 	o.mu.Lock()
 	o.last = pending
-	if v.confirmed || t.sql != nil && t.sql.Wrote() {
+	if confirmed {
 		o.confirmed = pending
 	}
 	o.mu.Unlock()
@@ -377,13 +381,13 @@ func (h txHandle) DeleteAll(context.Context) error {
 // Savepoint implements [durable.Tx].
 func (h txHandle) Savepoint(fn func() error) (err error) {
 	t := h.turn
-	level, err := t.beginLevel()
+	number, err := t.beginLevel()
 	if err != nil {
 		return err
 	}
 	keep := false
 	defer func() { // also when fn panics
-		if eerr := t.endLevel(level, keep, true); err == nil {
+		if eerr := t.endLevel(number, keep, true); err == nil {
 			err = eerr
 		}
 	}()
@@ -392,8 +396,8 @@ func (h txHandle) Savepoint(fn func() error) (err error) {
 	return err
 }
 
-// beginLevel begins a nested level and returns how many there are then.
-func (t *turn) beginLevel() (int, error) {
+// beginLevel begins a nested level and returns its number.
+func (t *turn) beginLevel() (number int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.live(); err != nil {
@@ -406,22 +410,32 @@ func (t *turn) beginLevel() (int, error) {
 	}
 	t.begun++
 	t.levels = append(t.levels, level{begin: len(t.overlay.undo), number: t.begun})
-	return len(t.levels), nil
+	return t.begun, nil
 }
 
-// endLevel ends a level and undoes what was written in it, unless keep. Levels
-// within it that nobody ended are undone where force is set; otherwise it fails.
-// Level 0 is the turn itself. It fails when the SQL engine lost the transaction.
-func (t *turn) endLevel(level int, keep, force bool) error {
+// endLevel ends the level of that number and undoes what was written in it,
+// unless keep. Levels within it that nobody ended are undone where force is set;
+// otherwise it fails. Number 0 is the turn itself. It returns [durable.ErrTxDone]
+// for a level that ended with one around it, and fails when the SQL engine lost
+// the transaction.
+func (t *turn) endLevel(number int, keep, force bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.levels) > level && !force {
+	depth := 0
+	if number > 0 {
+		i := slices.IndexFunc(t.levels, func(l level) bool { return l.number == number })
+		if i < 0 {
+			return durable.ErrTxDone
+		}
+		depth = i + 1
+	}
+	if len(t.levels) > depth && !force {
 		return fmt.Errorf("%w: a savepoint inside of this one has not ended", durable.ErrInvalidArgument)
 	}
-	for len(t.levels) > level {
+	for len(t.levels) > depth {
 		t.endInnermost(false)
 	}
-	if level > 0 && len(t.levels) == level {
+	if depth > 0 {
 		t.endInnermost(keep)
 	}
 	if broken := t.broken.Load(); broken != nil {
@@ -445,16 +459,6 @@ func (t *turn) endInnermost(keep bool) {
 			_ = t.sqlBroken(t.sql, err)
 		}
 	}
-}
-
-// numberOf returns the number of the level at a depth, 0 when there is none.
-func (t *turn) numberOf(depth int) int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if depth > len(t.levels) {
-		return 0
-	}
-	return t.levels[depth-1].number
 }
 
 // Sync implements [durable.Tx].

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ncruces/go-sqlite3"
@@ -26,8 +26,11 @@ type conn struct {
 	db   *database
 	seq  uint64 // of the database, as of its last look at it
 	main bool   // the one that writes
+	// doomed is set when it is to be closed after the session, and used by no
+	// other.
+	doomed atomic.Bool
 
-	mu     sync.Mutex // held while SQLite runs, and guards the rest
+	mu     lock // held while SQLite runs, and guards the rest
 	file   *file
 	lite   *sqlite3.Conn
 	linear reflect.Value // see linearMemory
@@ -41,7 +44,6 @@ type conn struct {
 	fts5   bool // full-text search was added
 	loaded bool // the pages know what is stored
 	inTx   bool // SQLite has a transaction open
-	doomed bool // close it after the session
 }
 
 // ensure opens what is not open yet, and makes a reading connection see what was
@@ -56,7 +58,9 @@ func (c *conn) ensure(ctx context.Context, seq uint64) (err error) {
 		if v := recover(); v != nil {
 			err = c.db.engine.panicked(v)
 		}
-		c.doomed = c.doomed || err != nil
+		if err != nil {
+			c.doomed.Store(true)
+		}
 	}()
 	if !p.wiped && c.seq != seq || !c.loaded {
 		if err := p.load(); err != nil {
@@ -108,7 +112,7 @@ func (c *conn) configure() error {
 		mode = "query_only=ON"
 	}
 	settings := fmt.Sprintf("PRAGMA cache_size=-%d; PRAGMA temp_store=MEMORY; PRAGMA synchronous=OFF; PRAGMA %s; PRAGMA journal_mode=MEMORY; PRAGMA max_page_count=%d",
-		cacheKiB, mode, max(l.DatabaseBytes/int64(size), 1))
+		cacheKiB, mode, c.maxPages())
 	if c.file.pages.count == 0 {
 		settings = fmt.Sprintf("PRAGMA page_size=%d; ", size) + settings
 	}

@@ -80,6 +80,9 @@ func (d *database) acquire(write bool) (c *conn, seq uint64) {
 		var best *conn
 		hasMain := false
 		for _, c := range d.conns {
+			if c.doomed.Load() {
+				continue
+			}
 			hasMain = hasMain || c.main
 			if (c.main || !write) && (best == nil || c.users.Load() < best.users.Load()) {
 				best = c
@@ -103,14 +106,16 @@ func (d *database) release(c *conn) {
 	c.mu.Lock()
 	c.intr = interrupter{} // hold no contexts
 	bytes := c.memory()
-	doomed := c.doomed || bytes > grownBytes
+	if bytes > grownBytes {
+		c.doomed.Store(true)
+	}
 	c.mu.Unlock()
 	d.engine.used(c, bytes)
 	c.users.Add(-1)
 	d.mu.Lock()
 	closed := d.closed
 	d.mu.Unlock()
-	if doomed || closed {
+	if closed || c.doomed.Load() {
 		d.trim(func(other *conn) bool { return other == c || closed })
 	}
 }

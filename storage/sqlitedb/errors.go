@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/ncruces/go-sqlite3"
 
@@ -51,10 +52,10 @@ func (c *conn) failed(err error, text string) error {
 			}
 		}
 	case sqlite3.CORRUPT, sqlite3.NOTADB:
-		c.doomed = true
+		c.doomed.Store(true)
 		e.Err = storage.ErrCorrupt
 	case sqlite3.IOERR, sqlite3.CANTOPEN:
-		c.doomed = true
+		c.doomed.Store(true)
 		e.Err = cause
 	case sqlite3.LOCKED:
 		e.Hint = "a cursor still reads the table: read it to its end, or close it"
@@ -124,6 +125,10 @@ func message(err error, code sqlite3.ExtendedErrorCode) string {
 	return strings.TrimPrefix(text, "sqlite3: ")
 }
 
+// nameTimeout is how long it may take to find out which foreign key failed: all
+// tables are looked over.
+const nameTimeout = 200 * time.Millisecond
+
 // nameForeignKey adds to the error of a commit which tables have rows without
 // their parents: SQLite does not say.
 func (c *conn) nameForeignKey(err error) {
@@ -131,6 +136,12 @@ func (c *conn) nameForeignKey(err error) {
 	if !errors.As(err, &e) || e.Code != "SQLITE_CONSTRAINT_FOREIGNKEY" {
 		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), nameTimeout)
+	defer cancel()
+	if c.intr.reset(ctx, ctx, func() error { return nil }) != nil {
+		return
+	}
+	defer func() { c.intr = interrupter{} }()
 	c.guard.internal = true
 	defer func() { c.guard.internal = false }()
 	stmt, _, perr := c.lite.Prepare("PRAGMA foreign_key_check")

@@ -29,10 +29,10 @@ type facts struct {
 	ddl           bool   // it changes the schema
 	alters        bool
 	writes        []change
-	indirect      bool   // triggers or virtual tables write, too
-	other         bool   // it writes what is no row of a table
-	fts5          bool   // it needs full-text search, which SQLite may not say
-	shadow        string // the table that it changes would be part of a virtual one of this name
+	indirect      bool     // triggers or virtual tables write, too
+	other         bool     // it writes what is no row of a table
+	fts5          bool     // it needs full-text search, which SQLite may not say
+	behind        []string // the tables that it changes would be parts of virtual ones of these names
 }
 
 // A change is one kind of change that a statement makes to a table.
@@ -148,10 +148,10 @@ func (g *guard) authorize(action sqlite3.AuthorizerActionCode, name, second, sch
 		if action != sqlite3.AUTH_READ {
 			for _, suffix := range shadows {
 				if base, ok := strings.CutSuffix(name, suffix); ok {
-					g.shadow = base
+					g.behind = append(g.behind, base)
 				}
 				if base, ok := strings.CutSuffix(second, suffix); ok && action != sqlite3.AUTH_UPDATE {
-					g.shadow = base // the table of an index or a trigger
+					g.behind = append(g.behind, base) // the table of an index or a trigger
 				}
 			}
 		}

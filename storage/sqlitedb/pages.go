@@ -1,11 +1,11 @@
 package sqlitedb
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 
@@ -69,10 +69,7 @@ type image struct {
 // load forgets everything and looks at what is stored.
 func (p *pages) load() error {
 	p.rollback()
-	for i := range p.images {
-		p.retire(p.images[i])
-	}
-	p.images = p.images[:0]
+	p.images, p.spare = p.images[:0], nil // the size may be another one
 	p.size, p.count, p.stored = pageSize, 0, 0
 	head, patches, ok, err := p.reader.GetPatched(p.ctx, p.object, pageKey(1))
 	if err != nil || !ok {
@@ -90,29 +87,30 @@ func (p *pages) load() error {
 	return nil
 }
 
-// read fills buf from a place within one page. It returns io.EOF beyond the last.
-func (p *pages) read(buf []byte, off int64) error {
+// read fills buf from a place within one page. It reports whether there is such
+// a page.
+func (p *pages) read(buf []byte, off int64) (ok bool, err error) {
 	n, at := uint32(off/int64(p.size))+1, int(off%int64(p.size))
 	if at+len(buf) > p.size {
-		return errors.New("a read across pages")
+		return false, errors.New("a read across pages")
 	}
 	if n > p.count {
-		return io.EOF
+		return false, nil
 	}
 	if data, ok := p.dirty[n]; ok {
 		copy(buf, data[at:])
-		return nil
+		return true, nil
 	}
 	img, err := p.image(n)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if img == nil {
 		clear(buf) // SQLite need not write a page that it does not use
-		return nil
+		return true, nil
 	}
 	copy(buf, img.data[at:])
-	return nil
+	return true, nil
 }
 
 // image returns a page as it is stored, nil when it is not.
@@ -206,7 +204,7 @@ func (p *pages) truncate(size int64) {
 // wipe forgets everything, stored or written.
 func (p *pages) wipe() {
 	p.rollback()
-	p.wiped, p.count, p.size, p.images = true, 0, pageSize, nil
+	p.wiped, p.count, p.size, p.images, p.spare = true, 0, pageSize, nil, nil
 }
 
 // changed reports whether a commit has anything to store.
@@ -227,7 +225,11 @@ func (p *pages) rollback() {
 // flush adds the changes to b. They are part of what is stored when committed is
 // called; load has to follow otherwise.
 func (p *pages) flush(b *storage.Batch) error {
-	if !p.wiped && p.count < p.stored {
+	switch {
+	case p.wiped:
+	case p.stored == 0 && len(p.dirty) > 0: // there may be pages of an import that did not end
+		b.Drop = append(b.Drop, storage.Range{Lo: pageKey(1), Hi: []byte{storage.SQLSpace + 1}})
+	case p.count < p.stored:
 		b.Drop = append(b.Drop, storage.Range{Lo: pageKey(p.count + 1), Hi: []byte{storage.SQLSpace + 1}})
 	}
 	var operands []byte
@@ -240,6 +242,11 @@ func (p *pages) flush(b *storage.Batch) error {
 			if old, err = p.image(n); err != nil {
 				return err
 			}
+		}
+		if old != nil && bytes.Equal(old.data, data) {
+			delete(p.dirty, n)
+			p.retire(image{data: data})
+			continue
 		}
 		if old != nil {
 			begin := len(operands)

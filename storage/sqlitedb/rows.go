@@ -41,7 +41,7 @@ func (r *rows) DeclTypes() []string { return r.types }
 // Next implements [storage.SQLRows].
 func (r *rows) Next() ([]any, error) {
 	s := r.s
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	if err := s.live(); err != nil {
 		return nil, err
@@ -61,11 +61,14 @@ func (r *rows) Next() ([]any, error) {
 	}
 	if r.open {
 		c := r.c
-		c.mu.Lock()
+		if err := c.mu.LockContext(r.ctx, s.ctx); err != nil {
+			r.ahead = row // it can be asked for again
+			return nil, interrupted(err)
+		}
 		defer c.mu.Unlock()
 		c.file.pages.ctx = r.ctx
 		if err := c.intr.resume(r, r.ctx, s.ctx, s.live); err != nil {
-			r.err = &storage.SQLError{Code: "SQLITE_INTERRUPT", Message: "interrupted", Offset: -1, Err: err}
+			r.err = interrupted(err)
 			r.close()
 			return row, nil
 		}
@@ -82,7 +85,7 @@ func (r *rows) Next() ([]any, error) {
 
 // Stats implements [storage.SQLRows].
 func (r *rows) Stats() storage.SQLStats {
-	r.s.mu.Lock()
+	r.s.lock()
 	defer r.s.mu.Unlock()
 	if r.open {
 		r.c.mu.Lock()
@@ -94,7 +97,7 @@ func (r *rows) Stats() storage.SQLStats {
 
 // Close implements [storage.SQLRows].
 func (r *rows) Close() {
-	r.s.mu.Lock()
+	r.s.lock()
 	defer r.s.mu.Unlock()
 	r.ahead, r.kept = nil, nil
 	if r.open {

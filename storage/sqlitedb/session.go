@@ -18,6 +18,7 @@ type session struct {
 	live  func() error
 
 	mu      sync.Mutex // comes before that of the connection, and guards the rest
+	settled *sync.Cond // nil but from Flush to Settle, Rollback or End
 	conn    *conn      // nil before the first use
 	seq     uint64     // what the connection has to have seen
 	rows    map[*rows]struct{}
@@ -32,10 +33,27 @@ type session struct {
 // errEnded is what a session answers after End.
 var errEnded = fmt.Errorf("sqlitedb: %w: the session has ended", storage.ErrClosed)
 
+// lock locks the session for an operation, which waits while a batch is on its
+// way: what it wrote then would be taken for part of that.
+func (s *session) lock() {
+	s.mu.Lock()
+	for s.settled != nil {
+		s.settled.Wait()
+	}
+}
+
+// settle lets operations in again.
+func (s *session) settle() {
+	if s.settled != nil {
+		s.settled.Broadcast()
+		s.settled = nil
+	}
+}
+
 // do runs f on the connection, which it opens where needed. A panic of the
 // engine costs the connection.
 func (s *session) do(ctx context.Context, f func(c *conn) error) (err error) {
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	if err := s.live(); err != nil {
 		return err
@@ -44,15 +62,21 @@ func (s *session) do(ctx context.Context, f func(c *conn) error) (err error) {
 		return err
 	}
 	c := s.connection()
-	c.mu.Lock()
+	if err := c.mu.LockContext(ctx, s.ctx); err != nil { // another view may have it
+		return interrupted(err)
+	}
 	defer c.mu.Unlock()
 	if err := c.ensure(ctx, s.seq); err != nil {
 		return err
 	}
 	if err := c.intr.reset(ctx, s.ctx, s.live); err != nil {
-		return &storage.SQLError{Code: "SQLITE_INTERRUPT", Message: "interrupted", Offset: -1, Err: err}
+		return interrupted(err)
 	}
 	return s.guarded(c, func() error { return f(c) })
+}
+
+func interrupted(cause error) error {
+	return &storage.SQLError{Code: "SQLITE_INTERRUPT", Message: "interrupted", Offset: -1, Err: cause}
 }
 
 func (s *session) usable() error {
@@ -75,7 +99,8 @@ func (s *session) guarded(c *conn, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = s.db.engine.panicked(v)
-			c.doomed = true
+			c.doomed.Store(true)
+			s.wrote = s.wrote || c.inTx
 			s.breaks(err)
 		}
 	}()
@@ -264,7 +289,7 @@ func (s *session) begin(c *conn) error {
 func (s *session) failed(c *conn, err error, text string) error {
 	err = c.failed(err, text)
 	if c.inTx && c.lite.GetAutocommit() {
-		c.inTx, s.marked = false, 0
+		c.inTx, s.marked, s.wrote = false, 0, true // whether or not something was
 		c.file.pages.rollback()
 		s.breaks(err)
 	}
@@ -276,7 +301,7 @@ func (s *session) failed(c *conn, err error, text string) error {
 
 // Savepoint implements [storage.SQLSession].
 func (s *session) Savepoint() error {
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	if err := s.usable(); err != nil {
 		return err
@@ -287,7 +312,7 @@ func (s *session) Savepoint() error {
 
 // Release implements [storage.SQLSession].
 func (s *session) Release(undo bool) error {
-	s.mu.Lock()
+	s.lock()
 	defer s.mu.Unlock()
 	s.depth--
 	if err := s.usable(); err != nil {
@@ -346,7 +371,7 @@ func (s *session) Vacuum(ctx context.Context) error {
 				Hint: "vacuum before the first SQL statement of the turn that writes, or right after Sync, and not inside a savepoint",
 			}
 		}
-		s.closeRows()
+		s.closeRows(errRebuilt)
 		s.rewrote, s.wrote = true, true
 		if err := c.internal("VACUUM"); err != nil {
 			err = s.failed(c, err, "")
@@ -365,7 +390,7 @@ func (s *session) Wipe() {
 	c := s.connection()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.closeRows()
+	s.closeRows(errRebuilt)
 	c.shut()
 	c.file.pages.wipe()
 	c.loaded, c.inTx, s.marked = true, false, 0
@@ -374,11 +399,21 @@ func (s *session) Wipe() {
 	s.db.trim(func(other *conn) bool { return !other.main })
 }
 
+// errRebuilt ends the cursors that are open when the database is made anew.
+var errRebuilt = &storage.SQLError{Code: "SQLITE_ABORT", Message: "the database was rebuilt or deleted while its rows were read", Offset: -1}
+
 // Wrote implements [storage.SQLSession].
 func (s *session) Wrote() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.wrote
+}
+
+// Pending implements [storage.SQLSession].
+func (s *session) Pending() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rewrote || s.write && s.conn != nil && s.conn.inTx
 }
 
 // Err implements [storage.SQLSession].
@@ -405,6 +440,7 @@ func (s *session) Flush(b *storage.Batch) error {
 			if err := c.transaction(&c.commit, "COMMIT"); err != nil {
 				err = c.failed(err, "")
 				c.nameForeignKey(err)
+				s.wrote = true
 				s.breaks(err)
 				return err
 			}
@@ -418,6 +454,7 @@ func (s *session) Flush(b *storage.Batch) error {
 			s.breaks(err)
 			return err
 		}
+		s.settled = sync.NewCond(&s.mu)
 		return nil
 	})
 }
@@ -426,6 +463,7 @@ func (s *session) Flush(b *storage.Batch) error {
 func (s *session) Settle(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.settle()
 	c := s.conn
 	if c == nil {
 		return
@@ -445,6 +483,7 @@ func (s *session) Settle(err error) {
 func (s *session) Rollback() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.settle()
 	s.rollback()
 }
 
@@ -455,7 +494,7 @@ func (s *session) rollback() {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s.closeRows()
+	s.closeRows(errEnded)
 	if c.inTx && c.lite != nil {
 		c.intr = interrupter{}
 		err := s.guarded(c, func() error {
@@ -464,10 +503,14 @@ func (s *session) rollback() {
 			}
 			return c.transaction(&c.rollback, "ROLLBACK")
 		})
-		c.doomed = c.doomed || err != nil
+		if err != nil {
+			c.doomed.Store(true)
+		}
 	}
 	// SQLite believes what is not so.
-	c.doomed = c.doomed || s.rewrote
+	if s.rewrote {
+		c.doomed.Store(true)
+	}
 	c.inTx, s.marked, s.wrote, s.rewrote = false, 0, false, false
 	c.index.forget()
 	c.file.pages.rollback()
@@ -477,6 +520,7 @@ func (s *session) rollback() {
 func (s *session) End() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.settle()
 	if s.ended {
 		return
 	}
@@ -489,17 +533,18 @@ func (s *session) End() {
 		s.rollback()
 	} else if len(s.rows) > 0 {
 		c.mu.Lock()
-		s.closeRows()
+		s.closeRows(errEnded)
 		c.mu.Unlock()
 	}
 	s.conn = nil
 	s.db.release(c)
 }
 
-// closeRows closes what statements are open. The caller holds the lock of the
-// connection.
-func (s *session) closeRows() {
+// closeRows closes what statements are open; who reads on gets err. The caller
+// holds the lock of the connection.
+func (s *session) closeRows(err error) {
 	for r := range s.rows {
+		r.err = err
 		r.close()
 	}
 }

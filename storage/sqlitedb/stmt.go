@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/ncruces/go-sqlite3"
@@ -93,7 +94,7 @@ func (c *conn) prepare(text string, write bool, opts storage.SQLOptions) (*stmt,
 	c.guard.compile(write, opts.Reserved, explain)
 	compiled, tail, err := c.lite.PrepareFlags(text, sqlite3.PREPARE_PERSISTENT)
 	again := err != nil && c.addFTS5(err)
-	if err == nil && !c.fts5 && (c.guard.fts5 || c.guard.shadow != "" && c.isVirtual(c.guard.shadow)) {
+	if err == nil && !c.fts5 && (c.guard.fts5 || slices.ContainsFunc(c.guard.behind, c.isVirtual)) {
 		_ = compiled.Close()
 		again = c.registerFTS5()
 	}
@@ -152,7 +153,7 @@ func (c *conn) isVirtual(table string) (is bool) {
 // explains.
 func firstWord(text string) (word string, explain bool) {
 	for {
-		text = strings.TrimLeft(text, " \t\n\v\f\r;")
+		text = strings.TrimLeft(text, " \t\n\v\f\r;\ufeff") // SQLite skips a byte order mark, too
 		switch {
 		case strings.HasPrefix(text, "--"):
 			_, text, _ = strings.Cut(text, "\n")

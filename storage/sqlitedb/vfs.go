@@ -1,14 +1,12 @@
 package sqlitedb
 
 import (
-	"errors"
 	"io"
 	"strconv"
 	"sync"
 	"sync/atomic"
 
 	"github.com/ncruces/go-sqlite3"
-	"github.com/ncruces/go-sqlite3/util/vfsutil"
 	"github.com/ncruces/go-sqlite3/vfs"
 )
 
@@ -32,17 +30,14 @@ func offer(f *file) string {
 }
 
 // A fileSystem has no files but those on offer. Journals and temporary tables
-// are in memory, by the settings of every connection.
+// are in memory, by the settings of every connection, and are not asked for.
 type fileSystem struct{}
 
 func (fileSystem) Open(name string, flags vfs.OpenFlag) (vfs.File, vfs.OpenFlag, error) {
-	switch {
-	case flags&vfs.OPEN_MAIN_DB != 0:
+	if flags&vfs.OPEN_MAIN_DB != 0 {
 		if f, ok := opening.files.LoadAndDelete(name); ok {
 			return f.(*file), flags, nil
 		}
-	case flags&vfs.OPEN_TEMP_JOURNAL != 0: // the sorter's
-		return new(vfsutil.SliceFile), flags | vfs.OPEN_MEMORY, nil
 	}
 	return nil, flags, sqlite3.CANTOPEN
 }
@@ -64,12 +59,13 @@ type file struct {
 var _ vfs.FileLockState = (*file)(nil)
 
 func (f *file) ReadAt(buf []byte, off int64) (int, error) {
-	switch err := f.pages.read(buf, off); {
-	case errors.Is(err, io.EOF):
-		return 0, io.EOF
+	ok, err := f.pages.read(buf, off)
+	switch {
 	case err != nil:
 		f.err = err
 		return 0, sqlite3.IOERR_READ
+	case !ok:
+		return 0, io.EOF
 	}
 	return len(buf), nil
 }
