@@ -47,7 +47,9 @@ type SQLLimits struct {
 	// Instructions is the longest program that a statement may be compiled to.
 	// Default, and most, 250,000,000.
 	Instructions int
-	// MemoryBytes is the most memory that a connection to the database may use.
+	// MemoryBytes is the most memory that a connection to the database may use:
+	// for sorting, for the pages that a turn changes, which it keeps to undo them,
+	// and for Vacuum, the whole database.
 	// A statement that needs more fails, and the turn with it. Default 64 MiB,
 	// at least 1 MiB, at most 4 GiB.
 	MemoryBytes int64

@@ -237,7 +237,7 @@ func (s *Server) ExportSQL(ctx context.Context, objectType string, id durable.ID
 // holds everything.
 //
 // The file is checked, and refused with a [durable.SQLError] where it is not
-// sound. When ImportSQL returns nil everything is durable. A file of up to 16 MiB
+// sound. No call of the object runs while r is read. When ImportSQL returns nil everything is durable. A file of up to 16 MiB
 // is imported whole or not at all; of a larger one a crash of the process may
 // leave pages that do not count, and the object, without a database.
 func (s *Server) ImportSQL(ctx context.Context, objectType string, id durable.ID, name string, r io.Reader) error {
