@@ -236,7 +236,7 @@ func (i *interrupter) reset(stmt, turn context.Context, live func() error) error
 
 // resume is reset for the next step of a statement, which need not ask again
 // where nothing else ran in between.
-func (i *interrupter) resume(r *rows, stmt, turn context.Context, live func() error) error {
+func (i *interrupter) resume(stmt, turn context.Context, live func() error, r *rows) error {
 	if i.rows == r && i.err == nil {
 		return nil
 	}

@@ -67,7 +67,7 @@ func (r *rows) Next() ([]any, error) {
 		}
 		defer c.mu.Unlock()
 		c.file.pages.ctx = r.ctx
-		if err := c.intr.resume(r, r.ctx, s.ctx, s.live); err != nil {
+		if err := c.intr.resume(r.ctx, s.ctx, s.live, r); err != nil {
 			r.err = interrupted(err)
 			r.close()
 			return row, nil
