@@ -67,7 +67,7 @@ func anItem() int64 { return 1 + rand.Int64N(sqlRows) }
 
 var sqlKinds = []sqlKind{
 	{name: "insert a row, returning its id", run: one(sqlInsert, func() []any { return []any{sqlBody(rand.Int64N(1000))} })},
-	{name: "update an integer", run: one(sqlCount, func() []any { return []any{rand.Int64N(1 << 30), anItem()} })},
+	{name: "update an integer", run: one(sqlCount, func() []any { return []any{1<<29 + rand.Int64N(1<<29), anItem()} })},
 	{name: "update an indexed integer", run: one(sqlUpdate, func() []any { return []any{rand.Int64N(sqlRows), anItem()} })},
 	{name: "select a row by key", reads: true, run: one(sqlPoint, func() []any { return []any{anItem()} })},
 	{name: "select 100 rows", reads: true, run: one(sqlRange, func() []any { return []any{rand.Int64N(sqlRows - 100)} })},
@@ -88,7 +88,7 @@ func sqlSetUp(ctx context.Context, u sqlUser) error {
 		}
 	}
 	for i := range sqlRows {
-		if _, err := u.exec(ctx, sqlFill, int64(i), int64(0), sqlBody(int64(i))); err != nil {
+		if _, err := u.exec(ctx, sqlFill, int64(i), int64(1<<29), sqlBody(int64(i))); err != nil {
 			return err
 		}
 	}

@@ -103,14 +103,15 @@ func (d *database) acquire(write bool) (c *conn, seq uint64) {
 
 // release ends the use of a connection.
 func (d *database) release(c *conn) {
-	c.mu.Lock()
-	c.intr = interrupter{} // hold no contexts
-	bytes := c.memory()
-	if bytes > grownBytes {
-		c.doomed.Store(true)
+	if c.mu.TryLock() { // otherwise another view has it, which does the same later
+		c.intr = interrupter{} // hold no contexts
+		bytes := c.memory()
+		if bytes > grownBytes {
+			c.doomed.Store(true)
+		}
+		c.mu.Unlock()
+		d.engine.used(c, bytes)
 	}
-	c.mu.Unlock()
-	d.engine.used(c, bytes)
 	c.users.Add(-1)
 	d.mu.Lock()
 	closed := d.closed

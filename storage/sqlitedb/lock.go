@@ -17,6 +17,9 @@ type lock struct {
 // Lock waits for the lock.
 func (l *lock) Lock() { l.mu.Lock() }
 
+// TryLock takes the lock if it is free.
+func (l *lock) TryLock() bool { return l.mu.TryLock() }
+
 // LockContext waits for the lock until one of the contexts ends, and returns the
 // cause of that.
 func (l *lock) LockContext(a, b context.Context) error {

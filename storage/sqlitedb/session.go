@@ -489,7 +489,7 @@ func (s *session) Rollback() {
 
 func (s *session) rollback() {
 	c := s.conn
-	if c == nil {
+	if c == nil || !s.write && len(s.rows) == 0 { // another view may have the connection
 		return
 	}
 	c.mu.Lock()
