@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	durable "github.com/durable-go/durable"
 	"github.com/durable-go/durable/storage/sqlitedb"
 )
 
@@ -35,3 +36,29 @@ func BenchmarkInProcessSQLInsert(b *testing.B) { benchSQL(b, sqlKinds[0]) }
 
 // BenchmarkInProcessSQLSelect is a row by its key, through the stub.
 func BenchmarkInProcessSQLSelect(b *testing.B) { benchSQL(b, sqlKinds[3]) }
+
+// BenchmarkInProcessSQLCold is a row by its key from an object that is not in
+// memory.
+func BenchmarkInProcessSQLCold(b *testing.B) {
+	o, err := openSQLObjects(b.Context(), b.TempDir(), sqlitedb.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { o.close(context.Background()) })
+	if err := o.setUp(b.Context(), 1); err != nil {
+		b.Fatal(err)
+	}
+	point := sqlKinds[3]
+	o.run = point.run
+	typ := o.client.GetByName("a").ObjectType()
+	id := durable.IDFromName(typ, objectName(0))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := o.server.Evict(b.Context(), typ, id); err != nil {
+			b.Fatal(err)
+		}
+		if err := o.do(b.Context(), 0, point); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

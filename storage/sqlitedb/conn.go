@@ -251,7 +251,7 @@ func (i *interrupter) look() error {
 		return nil
 	case i.turn.Err() != nil:
 		i.err = context.Cause(i.turn)
-	case i.stmt.Err() != nil:
+	case i.stmt != i.turn && i.stmt.Err() != nil: // those of turns can be compared
 		i.err = context.Cause(i.stmt)
 	default:
 		i.err = i.live()
