@@ -306,12 +306,17 @@ func (t *turn) commitPoint(what string, next turnState) (mark, error) {
 		err = fmt.Errorf("%s: %w", what, durable.ErrInSavepoint)
 	}
 	if err == nil {
-		err = t.commitLocked()
+		// First, so that no statement slips in between the commit and the end of
+		// the session.
+		t.state.Store(next)
+		if err = t.commitLocked(); err != nil {
+			t.state.Store(running)
+		}
 	}
 	if err != nil {
 		return mark{}, err
 	}
-	if t.state.Store(next); next == away {
+	if next == away {
 		t.stint++
 		t.endSQL()
 	}
