@@ -266,9 +266,7 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 	case <-timer.C:
 		t.stop()
 		hctx.end() // what SQL runs ends
-		t.mu.Lock()
 		t.endSQL()
-		t.mu.Unlock()
 		act.release()
 		ms := timeout.Milliseconds()
 		return act, &durable.ConstructorError{Err: &durable.OverloadError{Limit: "milliseconds in the constructor", Max: ms, Actual: ms}}
@@ -284,9 +282,7 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 	if err != nil {
 		t.discard()
 	}
-	t.mu.Lock()
 	t.endSQL()
-	t.mu.Unlock()
 	if err != nil {
 		act.release()
 		return act, &durable.ConstructorError{Err: err}

@@ -101,9 +101,14 @@ func (t *turn) sqlSession() (storage.SQLSession, error) {
 	return t.sql, nil
 }
 
-// endSQL ends the use of the database, which loses what was not committed. The
-// caller holds mu.
+// endSQL ends the use of the database, which loses what was not committed.
 func (t *turn) endSQL() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.endSQLLocked()
+}
+
+func (t *turn) endSQLLocked() {
 	if t.sqlDB != nil {
 		_ = t.sqlDB.Close()
 		t.sqlDB = nil

@@ -179,9 +179,7 @@ func (t *turn) finish(err error) (mark, error) {
 			o.retire(t.act)
 		}
 	}
-	t.mu.Lock()
 	t.endSQL()
-	t.mu.Unlock()
 	m := o.now(t.act)
 	m.wrote = t.committed
 	m.effects = t.committed || t.outside.Load()
@@ -318,7 +316,7 @@ func (t *turn) commitPoint(what string, next turnState) (mark, error) {
 	}
 	if next == away {
 		t.stint++
-		t.endSQL()
+		t.endSQLLocked()
 	}
 	return t.o.now(t.act), nil
 }

@@ -20,7 +20,7 @@ type database struct {
 	pragmas map[string]string
 
 	mu     sync.Mutex
-	conns  []*conn // at most one main one, and others
+	conns  []*conn // at most one main one that is not doomed, and others
 	seq    uint64  // counts commits
 	closed bool
 }

@@ -207,11 +207,6 @@ func (p *pages) wipe() {
 	p.wiped, p.count, p.size, p.images, p.spare = true, 0, pageSize, nil, nil
 }
 
-// changed reports whether a commit has anything to store.
-func (p *pages) changed() bool {
-	return len(p.dirty) > 0 || (!p.wiped && p.count < p.stored)
-}
-
 // rollback forgets what was written since the last commit. After wipe, load has
 // to follow.
 func (p *pages) rollback() {

@@ -230,7 +230,7 @@ func (p *pagesTest) commit() {
 	if !empty || !p.wiped && p.stored.count > 0 {
 		p.head()
 	}
-	changed := p.pages.changed()
+	changed := len(p.pages.dirty) > 0 || !p.pages.wiped && p.pages.count < p.pages.stored
 	b := &storage.Batch{Object: p.object, Wipe: p.wiped, Create: &storage.Meta{}}
 	fail := p.rng.IntN(12)
 	if fail == 0 {
