@@ -79,7 +79,7 @@ func (h *Host) ImportSQL(ctx context.Context, typ *Type, id durable.ID, name str
 	defer h.finish()
 	o := h.object(typ, id, name)
 	defer h.release(o)
-	if err := o.enter(ctx, exclusive, 0, false); err != nil {
+	if _, err := o.enter(ctx, exclusive, false, 0, false); err != nil {
 		return err
 	}
 	defer o.leave(exclusive)

@@ -266,7 +266,7 @@ func (h *Host) bucket(id storage.ObjectID) *bucket {
 func (h *Host) Evict(ctx context.Context, typ *Type, id durable.ID) (bool, error) {
 	o := h.object(typ, id, "")
 	defer h.release(o)
-	if err := o.enter(ctx, exclusive, 0, false); err != nil {
+	if _, err := o.enter(ctx, exclusive, false, 0, false); err != nil {
 		return false, err
 	}
 	o.mu.Lock()

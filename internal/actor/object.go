@@ -108,15 +108,12 @@ func (o *object) reset(act *activation, err error) {
 // begin waits for a turn and makes sure that the object is in memory. When only
 // is not nil the turn must be one of that activation.
 func (o *object) begin(ctx context.Context, want access, bytes int64, only *activation) (*activation, error) {
-	a := want
+	construct := false
 	for {
-		if a == shared && o.cold() {
-			a = exclusive // to run the constructor first
-		}
-		if err := o.enter(ctx, a, bytes, only != nil); err != nil {
+		a, err := o.enter(ctx, want, construct, bytes, only != nil)
+		if err != nil {
 			return nil, err
 		}
-		var err error
 		act := o.settled()
 		if only != nil && act != only {
 			err = o.whyEnded(only)
@@ -124,7 +121,7 @@ func (o *object) begin(ctx context.Context, want access, bytes int64, only *acti
 		if err == nil && act == nil {
 			if a == shared { // it was dropped while this turn waited
 				o.leave(a)
-				a = exclusive
+				construct = true
 				continue
 			}
 			act, err = o.activate(ctx)
@@ -153,10 +150,8 @@ func (o *object) whyEnded(act *activation) error {
 }
 
 // cold reports whether the object is not in memory and nobody is about to
-// change that.
+// change that. The caller holds mu.
 func (o *object) cold() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	q := &o.queue
 	return o.act == nil && !q.writer && q.readers == 0 && len(q.waiting) == 0
 }

@@ -25,12 +25,15 @@ type queue struct {
 }
 
 type waiter struct {
-	access access
+	access access // of the turn, once ready got nil
 	bytes  int64
 	ready  chan error // gets nil when the turn may begin, or why it never will
 	// patient waiters are handlers that left their turn. They stay until they
 	// have one: their code goes on in any case, and must not run beside others.
 	patient bool
+	// constructs marks a shared turn that begins as an exclusive one, to run the
+	// constructor, unless another turn has done that meanwhile.
+	constructs bool
 }
 
 // admit lets a turn begin at once if nothing stands before it.
@@ -64,10 +67,16 @@ func (q *queue) leave(a access) {
 	q.next()
 }
 
-// downgrade turns the running exclusive turn into a shared one.
+// downgrade turns the running exclusive turn into a shared one: the object is in
+// memory.
 func (q *queue) downgrade() {
 	q.writer = false
 	q.readers++
+	for _, w := range q.waiting {
+		if w.constructs {
+			w.access = shared
+		}
+	}
 	q.next()
 }
 
@@ -113,20 +122,21 @@ func (q *queue) fail(err error) {
 	q.next()
 }
 
-// enter waits until a turn of the object may begin. A call that is already
-// under way, and only comes back to its object, is not refused for the length
-// of the queue.
-func (o *object) enter(ctx context.Context, a access, bytes int64, returning bool) error {
-	w, err := o.line(a, bytes, returning)
+// enter waits until a turn of the object may begin, and returns what it is: a
+// shared one begins as an exclusive one when it has to run the constructor
+// first. A call that is already under way, and only comes back to its object, is
+// not refused for the length of the queue.
+func (o *object) enter(ctx context.Context, want access, construct bool, bytes int64, returning bool) (access, error) {
+	a, w, err := o.line(want, construct, bytes, returning)
 	if w == nil || err != nil {
-		return err
+		return a, err
 	}
 	limits := &o.typ.Limits
 	timeout := time.NewTimer(limits.MaxQueueWait)
 	defer timeout.Stop()
 	select {
 	case err = <-w.ready:
-		return err
+		return w.access, err
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case <-timeout.C:
@@ -137,9 +147,9 @@ func (o *object) enter(ctx context.Context, a access, bytes int64, returning boo
 	removed := o.queue.remove(w)
 	o.mu.Unlock()
 	if !removed && <-w.ready == nil {
-		o.leave(a) // it was admitted just as it gave up
+		o.leave(w.access) // it was admitted just as it gave up
 	}
-	return err
+	return want, err
 }
 
 // enterAgain waits, for as long as it takes, until a handler that left its turn
@@ -156,29 +166,33 @@ func (o *object) enterAgain() {
 	<-w.ready
 }
 
-// line joins the queue. It returns nil when the turn may begin at once.
-func (o *object) line(a access, bytes int64, returning bool) (*waiter, error) {
+// line joins the queue. It returns no waiter when the turn may begin at once.
+func (o *object) line(want access, construct bool, bytes int64, returning bool) (access, *waiter, error) {
 	limits := &o.typ.Limits
+	a := want
 	o.mu.Lock()
+	if construct || o.cold() {
+		a = exclusive
+	}
 	if o.queue.admit(a) {
 		o.mu.Unlock()
-		return nil, nil
+		return a, nil, nil
 	}
 	if !returning {
 		if n := len(o.queue.waiting); n >= limits.MaxQueuedCalls {
 			o.mu.Unlock()
-			return nil, &durable.OverloadError{Limit: "queued calls", Max: int64(limits.MaxQueuedCalls), Actual: int64(n)}
+			return a, nil, &durable.OverloadError{Limit: "queued calls", Max: int64(limits.MaxQueuedCalls), Actual: int64(n)}
 		}
 		if n := o.queue.bytes + bytes; n > limits.MaxQueuedBytes {
 			o.mu.Unlock()
-			return nil, &durable.OverloadError{Limit: "queued bytes", Max: limits.MaxQueuedBytes, Actual: n}
+			return a, nil, &durable.OverloadError{Limit: "queued bytes", Max: limits.MaxQueuedBytes, Actual: n}
 		}
 	}
-	w := &waiter{access: a, bytes: bytes, ready: make(chan error, 1)}
+	w := &waiter{access: a, bytes: bytes, ready: make(chan error, 1), constructs: a != want}
 	o.queue.waiting = append(o.queue.waiting, w)
 	o.queue.bytes += bytes
 	o.mu.Unlock()
-	return w, nil
+	return a, w, nil
 }
 
 // leave ends a turn.

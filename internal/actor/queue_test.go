@@ -2,13 +2,16 @@ package actor
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	durable "github.com/durable-go/durable"
+	"github.com/durable-go/durable/storage/memkv"
 )
 
 // A queuedTurn is one turn of TestQueueAgainstModel.
@@ -25,7 +28,7 @@ type queuedTurn struct {
 func TestQueueAgainstModel(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed(t), 0))
 	synctest.Test(t, func(t *testing.T) {
-		o := &object{typ: &Type{ObjectType: &durable.ObjectType{Limits: durable.Limits{MaxQueuedCalls: 20}.WithDefaults()}}}
+		o := &object{act: new(activation), typ: &Type{ObjectType: &durable.ObjectType{Limits: durable.Limits{MaxQueuedCalls: 20}.WithDefaults()}}}
 		all, stop := context.WithCancel(context.Background())
 		defer stop()
 		var running, waiting []*queuedTurn // the model
@@ -48,7 +51,10 @@ func TestQueueAgainstModel(t *testing.T) {
 			case k < 3:
 				ctx, cancel := context.WithCancel(all)
 				q := &queuedTurn{n: n, access: access(rng.IntN(2)), cancel: cancel, result: make(chan error, 1)}
-				go func() { q.result <- o.enter(ctx, q.access, 1, false) }()
+				go func() {
+					_, err := o.enter(ctx, q.access, false, 1, false)
+					q.result <- err
+				}()
 				if len(waiting) == 20 {
 					synctest.Wait()
 					if err := <-q.result; err == nil {
@@ -113,7 +119,7 @@ func TestQueueAgainstModel(t *testing.T) {
 // TestQueueRace has turns give up at the moment in which they would begin. None
 // may be lost: in the end the object is free.
 func TestQueueRace(t *testing.T) {
-	o := &object{typ: &Type{ObjectType: &durable.ObjectType{Limits: durable.Limits{}.WithDefaults()}}}
+	o := &object{act: new(activation), typ: &Type{ObjectType: &durable.ObjectType{Limits: durable.Limits{}.WithDefaults()}}}
 	shadow := 0 // guarded by turns alone
 	done := make(chan struct{})
 	const workers = 8
@@ -124,7 +130,7 @@ func TestQueueRace(t *testing.T) {
 			for range 300 {
 				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rng.IntN(100))*time.Microsecond)
 				a := access(rng.IntN(2))
-				if o.enter(ctx, a, 0, false) == nil {
+				if _, err := o.enter(ctx, a, false, 0, false); err == nil {
 					if a == exclusive {
 						shadow++
 					} else {
@@ -139,7 +145,31 @@ func TestQueueRace(t *testing.T) {
 	for range workers {
 		<-done
 	}
-	if err := o.enter(context.Background(), exclusive, 0, false); err != nil {
+	if _, err := o.enter(context.Background(), exclusive, false, 0, false); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestViewsMeetInColdObject: views that find their object not in memory run
+// together, whichever of them runs the constructor.
+func TestViewsMeetInColdObject(t *testing.T) {
+	h := newTestHost(t, join(t, memkv.New(memkv.Options{})), durable.Limits{}, nil)
+	const views = 3
+	for n := range 2000 {
+		var inside, done sync.WaitGroup
+		inside.Add(views)
+		for range views {
+			done.Go(func() {
+				err := h.view(t.Context(), fmt.Sprint(n), func(context.Context, *counter, durable.View) error {
+					inside.Done()
+					inside.Wait()
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		done.Wait()
 	}
 }
