@@ -56,6 +56,22 @@ var (
 	// ErrInvalidArgument reports arguments that a handle cannot accept, such
 	// as an empty list range bound twice. Nothing was changed.
 	ErrInvalidArgument = errors.New("durable: invalid argument")
+	// ErrIdempotencyMismatch reports an idempotency key that was used before, for
+	// another request. The call was not started.
+	ErrIdempotencyMismatch = errors.New("durable: the idempotency key was used for another request")
+	// ErrIdempotencyInProgress reports that a call with the same idempotency key
+	// is under way. This one was not started; later it gets the reply of the first.
+	ErrIdempotencyInProgress = errors.New("durable: a call with this idempotency key is under way")
+	// ErrIdempotencyCutOff reports that a call with the same idempotency key was
+	// cut off after a commit point of its own, by a crash or a reset. What it had
+	// committed stays, and it is not run again.
+	ErrIdempotencyCutOff = errors.New("durable: a call with this idempotency key was cut off half way")
+	// ErrStuck is in the text of the [ErrReset] of an object whose handler ran on
+	// after its deadline. See [Limits].StuckTimeout.
+	ErrStuck = errors.New("durable: the handler ignores its deadline")
+	// ErrNoObject reports an object that does not exist, where only one that does
+	// can be looked at or changed.
+	ErrNoObject = errors.New("durable: the object does not exist")
 	// ErrNoRow is returned by [One] and [Cursor].One when there is no row. A
 	// handler that returns it tells its caller that something was not found:
 	// where the row is no matter of the caller, return another error.

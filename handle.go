@@ -31,6 +31,9 @@ type View interface {
 	KV() KVReader
 	// SQL returns the SQLite database of the object, to read.
 	SQL() SQL
+	// AlarmReader returns the alarms of the object by name. Generated views have
+	// typed ones.
+	AlarmReader() AlarmReader
 }
 
 // A Tx is the read-write handle of one object during one turn. Its writes are
@@ -57,7 +60,20 @@ type Tx interface {
 	KV() KV
 	// SQL returns the SQLite database of the object.
 	SQL() SQL
-	// DeleteAll removes everything the object has stored. Reads of the turn see
+	// AlarmPort returns the alarms of the object by name. Generated handles have
+	// typed ones.
+	AlarmPort() AlarmPort
+	// Background runs fn in the background, beginning when what this turn wrote by then
+	// is committed; if the turn fails first, fn never runs. fn holds no turn and
+	// enters its own: it must touch neither storage nor the fields of the handler
+	// but in there. It is not durable: a crash ends it. Its error is logged. While
+	// it runs the object stays in memory, for at most [Limits].BackgroundTimeout,
+	// 15 minutes by default; then, and when the server drains, its context ends,
+	// and after a reset its turns fail with [ErrReset]. Generated handles have a
+	// typed one, Go. It returns [ErrInSavepoint] inside Savepoint, and [ErrTxDone].
+	Background(fn func(ctx context.Context, turns TurnPort) error) error
+	// DeleteAll removes everything the object has stored, its alarms included.
+	// Reads of the turn see
 	// that at once; it is undone when the turn fails. With the commit, which
 	// holds the reply back like that of any write, the object ceases to exist,
 	// unless the turn writes again. The activation stays in memory: set its

@@ -34,7 +34,12 @@ type Method struct {
 	Desc     protoreflect.MethodDescriptor
 	KeyField protoreflect.FieldDescriptor // nil: the request has no key field
 	KeyKind  durablev1.KeyKind
+	// IdempotencyField is the field that holds the idempotency key; nil: the
+	// request has none.
+	IdempotencyField protoreflect.FieldDescriptor
 }
+
+func (m Method) addTo(t *ObjectType) { t.Methods = append(t.Methods, m) }
 
 // Message is satisfied by a pointer to a message struct.
 type Message[M any] interface {

@@ -40,6 +40,8 @@ type ObjectType struct {
 	New func(ctx context.Context, tx Tx) (any, error)
 	// Methods are the methods of the service, each once.
 	Methods []Method
+	// Alarms are the alarms that the schema declares, each once.
+	Alarms []AlarmType
 	// Limits are the limits of every object of the type.
 	Limits Limits
 	// DefaultName is the name of the object that calls without a key reach;
@@ -47,12 +49,14 @@ type ObjectType struct {
 	DefaultName string
 	// KeyHeaders are further request headers that may carry the name.
 	KeyHeaders []string
+	// KeepActive keeps objects of the type in memory.
+	KeepActive bool
 	// PlainErrors keeps the runtime from adding to the errors of handlers.
 	PlainErrors bool
 }
 
 // Limits bound one object. Zero fields mean the defaults; negative ones are
-// refused by [Register], except that of HandlerTimeout. See [CloudflareLimits]
+// refused by [Register] where they have no meaning. See [CloudflareLimits]
 // for those of the platform.
 type Limits struct {
 	// MaxQueuedCalls is how many calls may wait for their turn. Default 1024.
@@ -66,6 +70,21 @@ type Limits struct {
 	HandlerTimeout time.Duration
 	// ConstructorTimeout is how long a constructor may run. Default 30 s.
 	ConstructorTimeout time.Duration
+	// AlarmTimeout is the deadline of the handler of an alarm. Default 15 min;
+	// negative: none.
+	AlarmTimeout time.Duration
+	// BackgroundTimeout is how long the work of [Tx].Background may run. Default 15 min.
+	BackgroundTimeout time.Duration
+	// StuckTimeout is how long a turn may run on after its deadline before the
+	// object is reset, so that other calls can go on; the handler that does not
+	// end keeps its goroutine. Default 30 s; negative: for ever.
+	StuckTimeout time.Duration
+	// IdleTimeout is how long an object stays in memory after the last call of
+	// it ended. Default 10 s.
+	IdleTimeout time.Duration
+	// ReplyRetention is how long the reply to a call with an idempotency key is
+	// kept. Default 24 h.
+	ReplyRetention time.Duration
 	// GateTimeout is how long a reply waits for the commits ahead of it.
 	// Default 30 s.
 	GateTimeout time.Duration
@@ -87,6 +106,11 @@ func (l Limits) WithDefaults() Limits {
 	setDefault(&l.MaxQueueWait, 30*time.Second)
 	setDefault(&l.HandlerTimeout, 30*time.Second)
 	setDefault(&l.ConstructorTimeout, 30*time.Second)
+	setDefault(&l.AlarmTimeout, 15*time.Minute)
+	setDefault(&l.BackgroundTimeout, 15*time.Minute)
+	setDefault(&l.StuckTimeout, 30*time.Second)
+	setDefault(&l.IdleTimeout, 10*time.Second)
+	setDefault(&l.ReplyRetention, 24*time.Hour)
 	setDefault(&l.GateTimeout, 30*time.Second)
 	setDefault(&l.MaxKeyBytes, DefaultMaxKeyBytes)
 	setDefault(&l.MaxValueBytes, DefaultMaxValueBytes)
@@ -106,6 +130,9 @@ func (l Limits) check() error {
 		{"MaxQueuedBytes", l.MaxQueuedBytes < 0},
 		{"MaxQueueWait", l.MaxQueueWait < 0},
 		{"ConstructorTimeout", l.ConstructorTimeout < 0},
+		{"BackgroundTimeout", l.BackgroundTimeout < 0},
+		{"IdleTimeout", l.IdleTimeout < 0},
+		{"ReplyRetention", l.ReplyRetention < 0},
 		{"GateTimeout", l.GateTimeout < 0},
 		{"MaxKeyBytes", l.MaxKeyBytes < 0},
 		{"MaxValueBytes", l.MaxValueBytes < 0},
@@ -158,16 +185,42 @@ func WithPlainErrors() ObjectOption {
 	return objectOption(func(t *ObjectType) { t.PlainErrors = true })
 }
 
+// WithIdleTimeout sets how long an object of the type stays in memory after the
+// last call of it ended. Default 10 s. It is one of the [Limits].
+func WithIdleTimeout(d time.Duration) ObjectOption {
+	return objectOption(func(t *ObjectType) { t.Limits.IdleTimeout = d })
+}
+
+// WithKeepActive keeps objects of the type in memory once they were called,
+// whatever limits the server has.
+func WithKeepActive() ObjectOption {
+	return objectOption(func(t *ObjectType) { t.KeepActive = true })
+}
+
+// An Evicter is a handler that wants to know when its activation leaves memory.
+type Evicter interface {
+	// Evict is called when the object is about to be dropped because it was idle,
+	// because of a limit, or because the server drains: not after an error, a
+	// panic, an abort or a crash. No turn runs meanwhile, and none runs after on
+	// this handler. It is for what the handler holds outside of the object; state
+	// is written in turns, as they go. After ten seconds ctx ends, and the object
+	// is dropped.
+	Evict(ctx context.Context)
+}
+
+// A Part is a method or an alarm of an object type, given to [Register].
+type Part interface{ addTo(*ObjectType) }
+
 // Register describes an object type to r: its stored name, its schema, its
-// constructor, which is called once for each activation, and its methods.
-// Generated code calls it.
+// constructor, which is called once for each activation, and its methods and
+// alarms. Generated code calls it.
 func Register[H any, T ~struct{ Tx }](
 	r Registrar,
 	name string,
 	service protoreflect.ServiceDescriptor,
 	newHandler func(context.Context, T) (H, error),
 	opts []ObjectOption,
-	methods ...Method,
+	parts ...Part,
 ) error {
 	if newHandler == nil {
 		return fmt.Errorf("durable: register %s: the constructor is nil", name)
@@ -185,7 +238,9 @@ func Register[H any, T ~struct{ Tx }](
 			}
 			return h, nil
 		},
-		Methods: methods,
+	}
+	for _, part := range parts {
+		part.addTo(t)
 	}
 	for _, opt := range opts {
 		opt.applyToObject(t)
@@ -251,14 +306,13 @@ func (t *ObjectType) complete() error {
 			return fmt.Errorf("method %s streams in another direction than its schema says", m.Procedure)
 		}
 		m.Desc = desc
-		m.KeyField, m.KeyKind = keyField(desc.Input())
+		m.readFields(desc.Input())
 	}
-	return nil
+	return t.completeAlarms()
 }
 
-// keyField returns the field of a request that holds the key, nil if it has
-// none.
-func keyField(msg protoreflect.MessageDescriptor) (protoreflect.FieldDescriptor, durablev1.KeyKind) {
+// readFields finds the fields of a request that have a meaning to the runtime.
+func (m *Method) readFields(msg protoreflect.MessageDescriptor) {
 	for i := range msg.Fields().Len() {
 		field := msg.Fields().Get(i)
 		opts, ok := field.Options().(*descriptorpb.FieldOptions)
@@ -266,9 +320,46 @@ func keyField(msg protoreflect.MessageDescriptor) (protoreflect.FieldDescriptor,
 			continue
 		}
 		ext, _ := proto.GetExtension(opts, durablev1.E_Field).(*durablev1.FieldOptions)
-		if kind := ext.GetKey(); kind != durablev1.KeyKind_KEY_KIND_UNSPECIFIED {
-			return field, kind
+		if kind := ext.GetKey(); kind != durablev1.KeyKind_KEY_KIND_UNSPECIFIED && m.KeyField == nil {
+			m.KeyField, m.KeyKind = field, kind
+		}
+		if ext.GetIdempotencyKey() && m.IdempotencyField == nil {
+			m.IdempotencyField = field
 		}
 	}
-	return nil, durablev1.KeyKind_KEY_KIND_UNSPECIFIED
+}
+
+// completeAlarms checks the alarms of t and fills in what the schema says of
+// them.
+func (t *ObjectType) completeAlarms() error {
+	var declared []*durablev1.AlarmOptions
+	if opts, ok := t.Service.Options().(*descriptorpb.ServiceOptions); ok {
+		ext, _ := proto.GetExtension(opts, durablev1.E_Service).(*durablev1.ServiceOptions)
+		declared = ext.GetObject().GetAlarms()
+	}
+	if len(declared) != len(t.Alarms) {
+		return fmt.Errorf("%d alarms were given, the service declares %d", len(t.Alarms), len(declared))
+	}
+	for i := range t.Alarms {
+		a := &t.Alarms[i]
+		d := declared[i]
+		if a.Name != d.GetName() {
+			return fmt.Errorf("the service declares no alarm %q in place %d", a.Name, i+1)
+		}
+		a.Retry = AlarmRetry{MaxRetries: 6, FirstDelay: 2 * time.Second}
+		retry := d.GetRetry()
+		if retry != nil && retry.MaxRetries != nil {
+			a.Retry.MaxRetries = int(retry.GetMaxRetries())
+		}
+		if retry.GetUnlimited() {
+			a.Retry.MaxRetries = -1
+		}
+		if retry.GetFirstDelay() != nil {
+			a.Retry.FirstDelay = retry.GetFirstDelay().AsDuration()
+		}
+		if a.Retry.FirstDelay < time.Millisecond || a.Retry.FirstDelay > 24*time.Hour {
+			return fmt.Errorf("the first delay of alarm %q is %v, and must be from 1ms to 24h", a.Name, a.Retry.FirstDelay)
+		}
+	}
+	return nil
 }

@@ -9,13 +9,19 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// A StreamPort is the runtime's end of one streaming call. Handlers use it
-// through [Turns], [Views], [Sender] and [Receiver].
-type StreamPort interface {
+// A TurnPort enters turns of one activation. Handlers use it through [Turns] and
+// [Views].
+type TurnPort interface {
 	// Update runs fn in a turn of its own and commits what it wrote.
 	Update(ctx context.Context, fn func(tx Tx) error) error
 	// View runs fn in a reading turn of its own.
 	View(ctx context.Context, fn func(view View) error) error
+}
+
+// A StreamPort is the runtime's end of one streaming call. Handlers use it
+// through [Turns], [Views], [Sender] and [Receiver].
+type StreamPort interface {
+	TurnPort
 	// Send sends a message after everything the object wrote is durable.
 	Send(msg proto.Message) error
 	// Receive reads the next message into msg. It returns io.EOF after the
@@ -23,10 +29,18 @@ type StreamPort interface {
 	Receive(msg proto.Message) error
 }
 
-// Turns is the part of a handler's stream that enters turns. A stream handler
-// holds no turn while it runs, so calls of the same object go on beside it; it
-// must touch neither storage nor the fields of its value but in here.
-type Turns[T ~struct{ Tx }, V ~struct{ View }] struct{ port StreamPort }
+// Turns is the part of a handler's stream that enters turns, and what background
+// work gets. Neither holds a turn while it runs, so calls of the same object go
+// on beside it; it must touch neither storage nor the fields of its value but in
+// here.
+type Turns[T ~struct{ Tx }, V ~struct{ View }] struct{ port TurnPort }
+
+// Go is [Tx].Background with typed handles. Generated code calls it.
+func Go[T ~struct{ Tx }, V ~struct{ View }](tx T, fn func(ctx context.Context, turns Turns[T, V]) error) error {
+	return struct{ Tx }(tx).Background(func(ctx context.Context, port TurnPort) error {
+		return fn(ctx, Turns[T, V]{port})
+	})
+}
 
 // Update runs fn in a turn, once the calls ahead have had theirs. When fn returns
 // nil, what it wrote is committed as one unit and applied when Update returns; it
@@ -46,7 +60,7 @@ func (t Turns[T, V]) View(ctx context.Context, fn func(view V) error) error {
 
 // Views is the part of a reading handler's stream that enters turns. See
 // [Turns].
-type Views[V ~struct{ View }] struct{ port StreamPort }
+type Views[V ~struct{ View }] struct{ port TurnPort }
 
 // View runs fn in a turn that only reads.
 func (t Views[V]) View(ctx context.Context, fn func(view V) error) error {

@@ -17,6 +17,7 @@ type Call struct {
 	ID     durable.ID
 	Name   string // empty when the object was called by id
 	Bytes  int64  // of the request, for the limit of the queue
+	Once   *Once  // nil: the call has no idempotency key. Ignored where it only reads
 }
 
 // Unary runs a method with one request and one response. It fills res, which
@@ -42,7 +43,13 @@ func (h *Host) Unary(ctx context.Context, c Call, req, res proto.Message) error 
 		hctx := &t.context
 		hctx.init(ctx, c.Type.Limits.HandlerTimeout, t.start, l)
 		defer hctx.end()
-		t.ctx = hctx
+		t.ctx, t.procedure = hctx, c.Method.Procedure
+		t.expect(c.Type.Limits.HandlerTimeout)
+		if c.Once != nil && a == exclusive {
+			if found, err := t.recall(hctx, c.Once); found {
+				return err
+			}
+		}
 		var out proto.Message
 		var err error
 		if a == shared {
@@ -53,6 +60,7 @@ func (h *Host) Unary(ctx context.Context, c Call, req, res proto.Message) error 
 		if err == nil {
 			proto.Merge(res, out)
 		}
+		t.outcome(err)
 		return err
 	})
 	return o.reply(ctx, m, err)
@@ -175,6 +183,7 @@ func (s *stream) turn(ctx context.Context, a access, fn func(t *turn) error) err
 		defer cancel(nil)
 		defer context.AfterFunc(s.ctx, func() { cancel(context.Cause(s.ctx)) })()
 		t.ctx = bound
+		t.expect(s.o.typ.Limits.HandlerTimeout)
 		return fn(t)
 	})
 	return err

@@ -46,6 +46,7 @@ func newTestHost(t *testing.T, session storage.Session, limits durable.Limits, m
 		made = func(context.Context, durable.Tx) (any, error) { return &counter{}, nil }
 	}
 	h := &testHost{}
+	limits = patient(limits)
 	var err error
 	databases := sqlitedb.New(sqlitedb.Options{})
 	t.Cleanup(func() { _ = databases.Close() })
@@ -57,6 +58,18 @@ func newTestHost(t *testing.T, session storage.Session, limits durable.Limits, m
 		t.Fatal(err)
 	}
 	return h
+}
+
+// patient lets objects stay, and handlers take as long as they like, unless
+// limits say otherwise: most tests are about something else.
+func patient(limits durable.Limits) durable.Limits {
+	if limits.IdleTimeout == 0 {
+		limits.IdleTimeout = 24 * time.Hour
+	}
+	if limits.StuckTimeout == 0 {
+		limits.StuckTimeout = -1
+	}
+	return limits
 }
 
 func join(t *testing.T, store *memkv.Store) storage.Session {

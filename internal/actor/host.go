@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	durable "github.com/durable-go/durable"
 	"github.com/durable-go/durable/storage"
@@ -20,6 +24,14 @@ type Options struct {
 	Conn durable.Conn
 	// SQL opens the databases of objects. Without it they have none.
 	SQL storage.SQLEngine
+	// MaxActive is how many activations there may be before idle ones go. Default
+	// 0: no limit.
+	MaxActive int
+	// MaxMemory is how many bytes of live heap there may be before idle
+	// activations go. Default 0: no limit.
+	MaxMemory int64
+	// MaxAlarms is how many alarms run at once. Default 1024.
+	MaxAlarms int
 	// Logger gets panics and failures of the store. Default: nothing.
 	Logger *slog.Logger
 }
@@ -35,11 +47,15 @@ type Host struct {
 
 	shards [storage.Shards]ownedShard
 	table  [64]bucket
+	alarms *scheduler
+	life   life
 
 	mu struct {
 		sync.Mutex
 		types    map[string]*Type
+		byID     map[storage.TypeID]*Type
 		draining bool
+		watching bool          // turns are looked at again
 		calls    int           // calls and streams under way
 		idle     chan struct{} // closed when draining and calls is 0
 	}
@@ -90,7 +106,12 @@ func NewHost(ctx context.Context, info storage.Info, session storage.Session, op
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
-	h.mu.types = map[string]*Type{}
+	h.mu.types, h.mu.byID = map[string]*Type{}, map[storage.TypeID]*Type{}
+	h.life.h, h.life.max, h.life.memory = h, int64(opts.MaxActive), uint64(max(opts.MaxMemory, 0))
+	if opts.MaxAlarms <= 0 {
+		opts.MaxAlarms = 1024
+	}
+	h.alarms = newScheduler(h, h.runTimer, opts.MaxAlarms)
 	h.drain, h.stopDrain = context.WithCancel(context.Background())
 	want := make([]storage.ShardID, storage.Shards)
 	for i := range want {
@@ -124,9 +145,20 @@ func (h *Host) Register(ctx context.Context, t *durable.ObjectType) (*Type, erro
 	if _, ok := h.mu.types[t.Name]; ok {
 		return nil, fmt.Errorf("register object type %s: it is registered already", t.Name)
 	}
-	h.mu.types[t.Name] = typ
+	h.mu.types[t.Name], h.mu.byID[id] = typ, typ
+	h.alarms.reread()
 	return typ, nil
 }
+
+func (h *Host) typeOf(id storage.TypeID) *Type {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.mu.byID[id]
+}
+
+// Start begins to run alarms that are due. Call it when the types are registered,
+// lest alarms find that others are missing.
+func (h *Host) Start() { h.alarms.start(h.drain) }
 
 // reclaimPause is how long a host waits before it tries again to get a lost
 // shard back.
@@ -153,6 +185,7 @@ func (h *Host) shard(ctx context.Context, id storage.ShardID) (*shardHandle, err
 		if len(got) == 1 {
 			s := &shardHandle{got[0]}
 			owned.shard.Store(s)
+			h.alarms.reread()
 			return s, nil
 		}
 	}
@@ -182,6 +215,10 @@ func (h *Host) start(nested bool) error {
 		return durable.ErrDraining
 	}
 	h.mu.calls++
+	if !h.mu.watching {
+		h.mu.watching = true
+		time.AfterFunc(watchPause, h.watchTurns)
+	}
 	return nil
 }
 
@@ -196,7 +233,8 @@ func (h *Host) finish() {
 }
 
 // Drain refuses new calls with [durable.ErrDraining], ends open streams with
-// [durable.ErrStreamDrained], and returns when no call is under way or ctx ends.
+// [durable.ErrStreamDrained], runs no more alarms, and returns when no call is
+// under way and handlers know that they are dropped, or when ctx ends.
 func (h *Host) Drain(ctx context.Context) error {
 	h.mu.Lock()
 	h.mu.draining = true
@@ -207,16 +245,39 @@ func (h *Host) Drain(ctx context.Context) error {
 	h.mu.Unlock()
 	h.stopDrain()
 	if calls == 0 {
-		return nil
+		return h.leaveAll(ctx)
 	}
 	select {
 	case <-idle:
-		return nil
+		return h.leaveAll(ctx)
 	case <-ctx.Done():
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		return fmt.Errorf("drain: %d calls are still under way: %w", h.mu.calls, ctx.Err())
 	}
+}
+
+// leaveAll drops what is in memory.
+func (h *Host) leaveAll(ctx context.Context) error {
+	h.life.stop()
+	var all errgroup.Group
+	all.SetLimit(16)
+	for i := range h.table {
+		b := &h.table[i]
+		b.mu.Lock()
+		objects := slices.Collect(maps.Values(b.mu.objects))
+		b.mu.Unlock()
+		for _, o := range objects {
+			all.Go(func() error {
+				_, err := o.evict(ctx, nil)
+				return err
+			})
+		}
+	}
+	if err := all.Wait(); err != nil {
+		return fmt.Errorf("drain: %w", err)
+	}
+	return nil
 }
 
 // Draining returns a context that ends when the host begins to drain.
@@ -234,7 +295,7 @@ func (h *Host) object(typ *Type, id durable.ID, name string) *object {
 		if b.mu.objects == nil {
 			b.mu.objects = map[storage.ObjectID]*object{}
 		}
-		o = &object{host: h, typ: typ, id: sid, shardID: sid.Shard()}
+		o = &object{host: h, typ: typ, id: sid, shardID: sid.Shard(), idle: idleEntry{index: -1}}
 		b.mu.objects[sid] = o
 	}
 	o.refs++
@@ -251,9 +312,29 @@ func (h *Host) release(o *object) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	o.refs--
-	if o.refs == 0 && o.forgettable() {
-		delete(b.mu.objects, o.id)
+	if o.refs > 0 {
+		return
 	}
+	o.mu.Lock()
+	active, settled := o.act != nil, o.settledLocked()
+	o.mu.Unlock()
+	switch {
+	case !active && settled:
+		delete(b.mu.objects, o.id)
+	case !active:
+		h.life.watch(o, time.Now().Add(settlePause))
+	case !o.typ.KeepActive:
+		o.idleSince = time.Now()
+		h.life.watch(o, o.idleSince.Add(o.typ.Limits.IdleTimeout))
+	}
+}
+
+// retain takes another reference to an entry that the caller has one to.
+func (h *Host) retain(o *object) {
+	b := h.bucket(o.id)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	o.refs++
 }
 
 func (h *Host) bucket(id storage.ObjectID) *bucket {
@@ -266,45 +347,25 @@ func (h *Host) bucket(id storage.ObjectID) *bucket {
 func (h *Host) Evict(ctx context.Context, typ *Type, id durable.ID) (bool, error) {
 	o := h.object(typ, id, "")
 	defer h.release(o)
-	if _, err := o.enter(ctx, exclusive, false, 0, false); err != nil {
+	was, err := o.evict(ctx, nil)
+	if err != nil {
 		return false, err
 	}
 	o.mu.Lock()
-	act := o.act
-	o.act = nil
 	last := o.last
-	o.queue.leave(exclusive)
 	o.mu.Unlock()
-	if act != nil {
-		act.release()
-	}
 	if last != nil {
 		select {
 		case <-last.Done():
 		case <-ctx.Done():
-			return act != nil, ctx.Err()
+			return was, ctx.Err()
 		}
 	}
-	return act != nil, nil
+	return was, nil
 }
 
 // Active returns how many objects are in memory.
-func (h *Host) Active() int {
-	n := 0
-	for i := range h.table {
-		b := &h.table[i]
-		b.mu.Lock()
-		for _, o := range b.mu.objects {
-			o.mu.Lock()
-			if o.act != nil {
-				n++
-			}
-			o.mu.Unlock()
-		}
-		b.mu.Unlock()
-	}
-	return n
-}
+func (h *Host) Active() int { return int(h.life.active.Load()) }
 
 // notOwner tells whether a storage error means that the shard is gone.
 func notOwner(err error) bool { return errors.Is(err, storage.ErrLost) }

@@ -21,14 +21,19 @@ type object struct {
 	id      storage.ObjectID
 	shardID storage.ShardID
 
-	// The lock of the table guards these two.
+	// The lock of the table guards these three.
 
-	refs     int
-	calledBy string // the name that callers used, if any
+	refs      int
+	calledBy  string    // the name that callers used, if any
+	idleSince time.Time // when refs became 0
 
-	mu    sync.Mutex // guards the rest
-	queue queue
-	act   *activation // nil: not in memory
+	idle idleEntry // guarded by the host's life
+
+	mu       sync.Mutex // guards the rest
+	queue    queue
+	running  []*turn       // for the watchdog
+	alarming chan struct{} // holds a token while an alarm runs; nil before the first
+	act      *activation   // nil: not in memory
 	// last is the newest commit; confirmed the newest that replies wait for.
 	last, confirmed *storage.Pending
 }
@@ -45,8 +50,14 @@ type activation struct {
 	renamed bool      // the stored record lacks the name
 	// ended says why the activation was ended while turns of it may run; nil
 	// while it lives.
-	ended atomic.Pointer[endedError]
-	sql   activationSQL
+	ended   atomic.Pointer[endedError]
+	sql     activationSQL
+	alarms  activationAlarms
+	replies activationReplies
+	// lastCommit is when the last commit was made in this activation, in
+	// milliseconds; stamped when one was stored.
+	lastCommit atomic.Int64
+	stamped    time.Time
 }
 
 type endedError struct{ err error }
@@ -64,13 +75,8 @@ func (a *activation) err() error {
 
 func (o *object) durableID() durable.ID { return o.id.ID }
 
-// forgettable reports whether nothing is lost with the entry.
-func (o *object) forgettable() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.act != nil {
-		return false
-	}
+// settledLocked reports whether no commit is under way. The caller holds mu.
+func (o *object) settledLocked() bool {
 	if o.last == nil {
 		return true
 	}
@@ -78,13 +84,21 @@ func (o *object) forgettable() bool {
 	return done
 }
 
+// alarmLock returns what holds a token while an alarm of the object runs.
+func (o *object) alarmLock() chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.alarming == nil {
+		o.alarming = make(chan struct{}, 1)
+	}
+	return o.alarming
+}
+
 // retire drops the activation, so that the next turn makes a new one. Turns
 // that run on it go on.
 func (o *object) retire(act *activation) {
 	o.mu.Lock()
-	if o.act == act {
-		o.act = nil
-	}
+	o.drop(act)
 	o.mu.Unlock()
 	act.release()
 }
@@ -96,8 +110,7 @@ func (o *object) reset(act *activation, err error) {
 	defer act.release()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.act == act {
-		o.act = nil
+	if o.drop(act) {
 		if !errors.Is(err, durable.ErrReset) { // these did not even begin
 			err = resetBy(err)
 		}
@@ -106,11 +119,12 @@ func (o *object) reset(act *activation, err error) {
 }
 
 // begin waits for a turn and makes sure that the object is in memory. When only
-// is not nil the turn must be one of that activation.
-func (o *object) begin(ctx context.Context, want access, bytes int64, only *activation) (*activation, error) {
+// is not nil the turn must be one of that activation. What is known already is
+// not refused for the length of the queue.
+func (o *object) begin(ctx context.Context, want access, bytes int64, known bool, only *activation) (*activation, error) {
 	construct := false
 	for {
-		a, err := o.enter(ctx, want, construct, bytes, only != nil)
+		a, err := o.enter(ctx, want, construct, bytes, known)
 		if err != nil {
 			return nil, err
 		}
@@ -207,6 +221,7 @@ func (o *object) activate(ctx context.Context) (*activation, error) {
 		return nil, err
 	}
 	o.act = act
+	o.host.life.added()
 	return act, nil
 }
 
@@ -301,11 +316,19 @@ func (o *object) callerName() string {
 // returns what a reply has to wait for before it may leave; when the turn never
 // began, nothing.
 func (o *object) inTurn(ctx context.Context, a access, bytes int64, l *link, only *activation, fn func(t *turn) error) (mark, error) {
-	act, err := o.begin(ctx, a, bytes, only)
+	return o.turnIn(ctx, a, bytes, only != nil, l, only, fn)
+}
+
+// turnIn is inTurn for what may be known already: see begin.
+func (o *object) turnIn(ctx context.Context, a access, bytes int64, known bool, l *link, only *activation, fn func(t *turn) error) (mark, error) {
+	act, err := o.begin(ctx, a, bytes, known, only)
 	if err != nil {
 		return mark{}, err
 	}
 	t := newTurn(o, act, a, l)
+	o.mu.Lock()
+	o.running = append(o.running, t)
+	o.mu.Unlock()
 	err = t.call(func() error { return fn(t) }, func(err error) { _, _ = t.finish(err) })
 	return t.finish(err)
 }

@@ -4,7 +4,10 @@ import (
 	"maps"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	durable "github.com/durable-go/durable"
+	recordv1 "github.com/durable-go/durable/gen/durable/record/v1"
 	"github.com/durable-go/durable/storage"
 )
 
@@ -19,9 +22,10 @@ func kvKey(key string) []byte {
 
 // An overlay holds what a turn wrote since its last commit point.
 type overlay struct {
-	kv    map[string][]byte // nil: deleted
-	bytes int               // of the keys and values in kv
-	wiped bool              // everything committed was deleted first
+	kv     map[string][]byte          // nil: deleted
+	alarms map[string]*recordv1.Alarm // nil: deleted
+	bytes  int                        // of the keys and values in both, about
+	wiped  bool                       // everything committed was deleted first
 	// wrote is set by every write, also one that a savepoint undid.
 	wrote bool
 	// confirmed is set by writes that hold replies back.
@@ -35,6 +39,8 @@ type undo struct {
 	value     []byte
 	had       bool
 	confirmed bool
+	ofAlarm   bool
+	alarm     *recordv1.Alarm // in place of value
 }
 
 // get returns what the overlay knows of a key.
@@ -43,7 +49,7 @@ func (v *overlay) get(key string) (value []byte, known bool) {
 	return value, known || v.wiped
 }
 
-func (v *overlay) dirty() bool { return v.wiped || len(v.kv) > 0 }
+func (v *overlay) dirty() bool { return v.wiped || len(v.kv)+len(v.alarms) > 0 }
 
 // set stores a value, which it owns, or nil to delete the key.
 func (v *overlay) set(key string, value []byte, confirmed, undoable bool) {
@@ -52,7 +58,7 @@ func (v *overlay) set(key string, value []byte, confirmed, undoable bool) {
 	}
 	old, had := v.kv[key]
 	if undoable {
-		v.undo = append(v.undo, undo{key, old, had, v.confirmed})
+		v.undo = append(v.undo, undo{key: key, value: old, had: had, confirmed: v.confirmed})
 	}
 	v.bytes += len(value) - len(old)
 	if !had {
@@ -63,9 +69,40 @@ func (v *overlay) set(key string, value []byte, confirmed, undoable bool) {
 	v.confirmed = v.confirmed || confirmed
 }
 
+// setAlarm sets an alarm, or removes it where rec is nil.
+func (v *overlay) setAlarm(name string, rec *recordv1.Alarm, undoable bool) {
+	if v.alarms == nil {
+		v.alarms = map[string]*recordv1.Alarm{}
+	}
+	old, had := v.alarms[name]
+	if undoable {
+		v.undo = append(v.undo, undo{key: name, had: had, confirmed: v.confirmed, ofAlarm: true, alarm: old})
+	}
+	v.bytes += alarmBytes(name, rec) - alarmBytes(name, old)
+	v.alarms[name] = rec
+	v.wrote, v.confirmed = true, true
+}
+
+func alarmBytes(name string, rec *recordv1.Alarm) int {
+	if rec == nil {
+		return 0
+	}
+	return 1 + len(name) + proto.Size(rec)
+}
+
 // rollback undoes everything after the first n entries of the undo list.
 func (v *overlay) rollback(n int) {
 	for _, u := range slices.Backward(v.undo[n:]) {
+		v.confirmed = u.confirmed
+		if u.ofAlarm {
+			v.bytes += alarmBytes(u.key, u.alarm) - alarmBytes(u.key, v.alarms[u.key])
+			if u.had {
+				v.alarms[u.key] = u.alarm
+			} else {
+				delete(v.alarms, u.key)
+			}
+			continue
+		}
 		v.bytes += len(u.value) - len(v.kv[u.key])
 		if u.had {
 			v.kv[u.key] = u.value
@@ -73,7 +110,6 @@ func (v *overlay) rollback(n int) {
 			v.bytes -= len(u.key) + 1
 			delete(v.kv, u.key)
 		}
-		v.confirmed = u.confirmed
 	}
 	v.undo = v.undo[:n]
 }

@@ -2,6 +2,7 @@ package actor
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	durable "github.com/durable-go/durable"
@@ -193,6 +194,18 @@ func (o *object) line(want access, construct bool, bytes int64, returning bool) 
 	o.queue.bytes += bytes
 	o.mu.Unlock()
 	return a, w, nil
+}
+
+// leaveTurn ends a turn, which holds its place in the queue or does not.
+func (o *object) leaveTurn(t *turn, held bool) {
+	o.mu.Lock()
+	if i := slices.Index(o.running, t); i >= 0 {
+		o.running = slices.Delete(o.running, i, i+1)
+	}
+	if held {
+		o.queue.leave(t.access)
+	}
+	o.mu.Unlock()
 }
 
 // leave ends a turn.

@@ -158,6 +158,7 @@ func (w *world) id(key string) durable.ID { return durable.IDFromName("room", ke
 
 // open starts a host on the store.
 func (w *world) open(limits durable.Limits) error {
+	limits = patient(limits)
 	session, err := w.store.Join(context.Background(), storage.Node{ID: "n1"})
 	if err != nil {
 		return err

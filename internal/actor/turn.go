@@ -39,6 +39,11 @@ type turn struct {
 	outside atomic.Bool
 	// ctx bounds the SQL of the turn, beside the contexts of statements.
 	ctx context.Context
+	// deadline is when the handler should be done, as nanoseconds since 1970; 0:
+	// whenever. The watchdog reads it.
+	deadline atomic.Int64
+	limit    time.Duration // from which it is made; 0: none
+	once     *onceTurn     // nil: the call has no idempotency key
 
 	// These three can be read without mu.
 
@@ -56,6 +61,12 @@ type turn struct {
 	sql       storage.SQLSession // nil before the first use
 	sqlDB     *sql.DB            // nil before the first use
 	committed bool               // something, in this turn
+	tasks     []task             // of Go, not begun
+
+	// For the watchdog.
+
+	procedure           string // empty outside of a call
+	reported, abandoned atomic.Bool
 }
 
 // A level is a savepoint.
@@ -118,6 +129,7 @@ func (t *turn) discard() bool {
 		t.sql.Rollback()
 	}
 	t.overlay = overlay{}
+	t.tasks = nil
 	return wrote
 }
 
@@ -175,17 +187,24 @@ func (t *turn) finish(err error) (mark, error) {
 			err = cerr
 		}
 	default:
-		if t.discard() {
+		wrote := t.discard()
+		if t.once.due(true) {
+			if cerr := t.commitLast(); cerr != nil {
+				err = cerr
+			}
+		}
+		if wrote {
 			o.retire(t.act)
 		}
+	}
+	if t.once != nil {
+		t.act.ends(t.once.Key)
 	}
 	t.endSQL()
 	m := o.now(t.act)
 	m.wrote = t.committed
 	m.effects = t.committed || t.outside.Load()
-	if held {
-		o.leave(t.access)
-	}
+	o.leaveTurn(t, held)
 	return m, err
 }
 
@@ -214,13 +233,13 @@ func (t *turn) commitLast() error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.commitLocked()
+	return t.commitLocked(true)
 }
 
 // commitLocked hands what was written since the last commit point to the store.
 // When it returns nil the next turn sees it; the object's newest commit tells
-// when it is durable.
-func (t *turn) commitLocked() error {
+// when it is durable. last tells the commit at the end of the turn from others.
+func (t *turn) commitLocked(last bool) error {
 	v := &t.overlay
 	if broken := t.broken.Load(); broken != nil {
 		return broken.err
@@ -232,8 +251,10 @@ func (t *turn) commitLocked() error {
 		}
 		pendingSQL = t.sql.Pending()
 	}
-	if !v.dirty() && !pendingSQL {
+	remember := t.once.due(last)
+	if !v.dirty() && !pendingSQL && !remember {
 		v.wrote = false // what savepoints undid before a commit point is settled
+		t.startTasks()
 		return nil
 	}
 	if err := t.act.err(); err != nil {
@@ -243,34 +264,57 @@ func (t *turn) commitLocked() error {
 		return abort
 	}
 	b := v.batch(t.o.id)
-	if !pendingSQL {
-		return t.apply(b, v.confirmed)
+	alarms, err := t.addAlarms(b)
+	if err != nil {
+		return err
 	}
-	if err := t.sql.Flush(b); err != nil {
-		return t.sqlBroken(t.sql, err)
+	if remember {
+		if err := t.addReply(b); err != nil {
+			return err
+		}
 	}
-	err := t.apply(b, true)
-	t.sql.Settle(err)
-	return err
+	if pendingSQL {
+		if err := t.sql.Flush(b); err != nil {
+			return t.sqlBroken(t.sql, err)
+		}
+	}
+	err = t.apply(b, v.confirmed || pendingSQL || remember)
+	if pendingSQL {
+		t.sql.Settle(err)
+	}
+	if err != nil {
+		return err
+	}
+	if alarms != nil {
+		t.act.replaceAlarms(alarms)
+		t.o.host.alarms.note(t.o.id, timerAlarms, earliest(alarms))
+	}
+	if remember {
+		t.once.marked = true
+	}
+	t.startTasks()
+	return nil
 }
 
 // apply hands a batch of everything the turn wrote to the store. confirmed tells
-// that replies wait for it.
+// that replies wait for it. The caller holds mu.
 func (t *turn) apply(b *storage.Batch, confirmed bool) error {
 	act, o, v := t.act, t.o, &t.overlay
 	puts := len(b.Put)+len(b.Merge) > 0
-	changes := puts || len(b.Del)+len(b.Drop) > 0
+	changes := puts || len(b.Del)+len(b.Drop)+len(b.Timers) > 0
 	exists := act.exists && !v.wiped
 	if !changes && (!v.wiped || !act.exists) {
 		t.overlay = overlay{} // nothing was there, and nothing came
 		return nil
 	}
-	if (!exists && (puts || !v.wiped)) || (exists && act.renamed) {
+	creates := puts || (!v.wiped && len(b.Del)+len(b.Drop) > 0)
+	if (!exists && creates) || (exists && act.renamed) {
 		if !exists {
 			act.created = t.start
 		}
 		b.Create = &storage.Meta{Name: act.name, Created: act.created}
 	}
+	act.stamp(b, t.start)
 	pending := act.shard.Commit(b)
 	if resolved, err := pending.Resolved(); resolved && err != nil {
 		if notOwner(err) {
@@ -284,6 +328,7 @@ func (t *turn) apply(b *storage.Batch, confirmed bool) error {
 		act.renamed = false
 	}
 	t.committed = true
+	act.noteReplies(o, b)
 	o.mu.Lock()
 	o.last = pending
 	if confirmed {
@@ -307,7 +352,7 @@ func (t *turn) commitPoint(what string, next turnState) (mark, error) {
 		// First, so that no statement slips in between the commit and the end of
 		// the session.
 		t.state.Store(next)
-		if err = t.commitLocked(); err != nil {
+		if err = t.commitLocked(false); err != nil {
 			t.state.Store(running)
 		}
 	}
@@ -522,6 +567,7 @@ func (t *turn) comeBack() error {
 	}
 	t.state.Store(running)
 	t.start, t.exists = time.Now(), t.act.exists
+	t.expect(t.limit)
 	return nil
 }
 

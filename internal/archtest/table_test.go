@@ -31,13 +31,28 @@ type row struct {
 
 // public are the packages that our users may import, except those that are only
 // for tests.
-var public = []string{".", "gen/durable/v1", "proto", "server", "serve", "durableconnect", "storage/..."}
+var public = []string{".", "gen/durable/v1", "gen/durable/admin/v1/...", "proto", "server", "serve", "durableconnect", "storage/..."}
 
 // table has the first row that matches a package first.
 var table = []row{
 	{
 		packages: "gen/durable/v1",
 		never:    []string{".", "server", "storage/...", connect, netHTTP},
+	},
+	// What the runtime itself stores.
+	{
+		packages: "gen/durable/record/v1",
+		never:    []string{".", "server", "storage/...", connect, netHTTP},
+	},
+	{
+		packages: "gen/durable/admin/v1",
+		never:    []string{".", "server", "storage/...", connect, netHTTP},
+	},
+	{
+		packages: "gen/durable/admin/v1/adminv1connect",
+		imports:  []string{"gen/durable/admin/v1"},
+		connect:  true,
+		never:    []string{".", "server", "storage/...", "internal/...", pebble, sqlite},
 	},
 	{
 		packages: "proto",
@@ -116,13 +131,13 @@ var table = []row{
 	},
 	{
 		packages: "internal/actor/...",
-		imports:  []string{".", "gen/durable/v1", "storage", "internal/invariant"},
+		imports:  []string{".", "gen/durable/v1", "gen/durable/record/v1", "storage", "internal/invariant"},
 		own:      2,
 		never:    []string{"server", connect, pebble, sqlite},
 	},
 	{
 		packages: "server/...",
-		imports:  []string{".", "gen/durable/v1", "storage", "internal/actor/...", "internal/invariant"},
+		imports:  []string{".", "gen/durable/v1", "gen/durable/admin/v1/...", "gen/durable/record/v1", "storage", "internal/actor/...", "internal/invariant"},
 		own:      1,
 		connect:  true,
 		never:    []string{pebble, sqlite},

@@ -67,6 +67,19 @@ const (
 	// The SQL database of the object refused what the handler did, and the handler
 	// returned that error.
 	ErrorReason_ERROR_REASON_SQL ErrorReason = 19
+	// The idempotency key was used before, for another request.
+	ErrorReason_ERROR_REASON_IDEMPOTENCY_MISMATCH ErrorReason = 20
+	// The idempotency key is empty, too long, given twice with two values, or
+	// given to a method that cannot have one.
+	ErrorReason_ERROR_REASON_IDEMPOTENCY_KEY_INVALID ErrorReason = 21
+	// A call with the same idempotency key is under way. Its reply can be had by
+	// calling again after a pause.
+	ErrorReason_ERROR_REASON_IDEMPOTENCY_IN_PROGRESS ErrorReason = 22
+	// A call with the same idempotency key was cut off after it had committed
+	// part of its work. It is not run again.
+	ErrorReason_ERROR_REASON_IDEMPOTENCY_CUT_OFF ErrorReason = 23
+	// The handler ran past its deadline and did not end, so the object was reset.
+	ErrorReason_ERROR_REASON_STUCK ErrorReason = 24
 )
 
 // Enum value maps for ErrorReason.
@@ -92,28 +105,38 @@ var (
 		17: "ERROR_REASON_TX_DONE",
 		18: "ERROR_REASON_MISUSE",
 		19: "ERROR_REASON_SQL",
+		20: "ERROR_REASON_IDEMPOTENCY_MISMATCH",
+		21: "ERROR_REASON_IDEMPOTENCY_KEY_INVALID",
+		22: "ERROR_REASON_IDEMPOTENCY_IN_PROGRESS",
+		23: "ERROR_REASON_IDEMPOTENCY_CUT_OFF",
+		24: "ERROR_REASON_STUCK",
 	}
 	ErrorReason_value = map[string]int32{
-		"ERROR_REASON_UNSPECIFIED":        0,
-		"ERROR_REASON_KEY_MISSING":        1,
-		"ERROR_REASON_KEY_CONFLICT":       2,
-		"ERROR_REASON_KEY_INVALID":        3,
-		"ERROR_REASON_ID_WRONG_TYPE":      4,
-		"ERROR_REASON_METHOD_UNKNOWN":     5,
-		"ERROR_REASON_OVERLOADED":         6,
-		"ERROR_REASON_CALL_CYCLE":         7,
-		"ERROR_REASON_CALL_DEPTH":         8,
-		"ERROR_REASON_RESET":              9,
-		"ERROR_REASON_CONSTRUCTOR_FAILED": 10,
-		"ERROR_REASON_PANIC":              11,
-		"ERROR_REASON_COMMIT_FAILED":      12,
-		"ERROR_REASON_DRAINING":           13,
-		"ERROR_REASON_NOT_OWNER":          14,
-		"ERROR_REASON_STORAGE_LIMIT":      15,
-		"ERROR_REASON_DATA_LOSS":          16,
-		"ERROR_REASON_TX_DONE":            17,
-		"ERROR_REASON_MISUSE":             18,
-		"ERROR_REASON_SQL":                19,
+		"ERROR_REASON_UNSPECIFIED":             0,
+		"ERROR_REASON_KEY_MISSING":             1,
+		"ERROR_REASON_KEY_CONFLICT":            2,
+		"ERROR_REASON_KEY_INVALID":             3,
+		"ERROR_REASON_ID_WRONG_TYPE":           4,
+		"ERROR_REASON_METHOD_UNKNOWN":          5,
+		"ERROR_REASON_OVERLOADED":              6,
+		"ERROR_REASON_CALL_CYCLE":              7,
+		"ERROR_REASON_CALL_DEPTH":              8,
+		"ERROR_REASON_RESET":                   9,
+		"ERROR_REASON_CONSTRUCTOR_FAILED":      10,
+		"ERROR_REASON_PANIC":                   11,
+		"ERROR_REASON_COMMIT_FAILED":           12,
+		"ERROR_REASON_DRAINING":                13,
+		"ERROR_REASON_NOT_OWNER":               14,
+		"ERROR_REASON_STORAGE_LIMIT":           15,
+		"ERROR_REASON_DATA_LOSS":               16,
+		"ERROR_REASON_TX_DONE":                 17,
+		"ERROR_REASON_MISUSE":                  18,
+		"ERROR_REASON_SQL":                     19,
+		"ERROR_REASON_IDEMPOTENCY_MISMATCH":    20,
+		"ERROR_REASON_IDEMPOTENCY_KEY_INVALID": 21,
+		"ERROR_REASON_IDEMPOTENCY_IN_PROGRESS": 22,
+		"ERROR_REASON_IDEMPOTENCY_CUT_OFF":     23,
+		"ERROR_REASON_STUCK":                   24,
 	}
 )
 
@@ -454,7 +477,7 @@ const file_durable_v1_errors_proto_rawDesc = "" +
 	"\x05Limit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03max\x18\x02 \x01(\x03R\x03max\x12\x16\n" +
-	"\x06actual\x18\x03 \x01(\x03R\x06actual*\xcf\x04\n" +
+	"\x06actual\x18\x03 \x01(\x03R\x06actual*\x88\x06\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18ERROR_REASON_KEY_MISSING\x10\x01\x12\x1d\n" +
@@ -476,7 +499,12 @@ const file_durable_v1_errors_proto_rawDesc = "" +
 	"\x16ERROR_REASON_DATA_LOSS\x10\x10\x12\x18\n" +
 	"\x14ERROR_REASON_TX_DONE\x10\x11\x12\x17\n" +
 	"\x13ERROR_REASON_MISUSE\x10\x12\x12\x14\n" +
-	"\x10ERROR_REASON_SQL\x10\x13B8Z6github.com/durable-go/durable/gen/durable/v1;durablev1b\x06proto3"
+	"\x10ERROR_REASON_SQL\x10\x13\x12%\n" +
+	"!ERROR_REASON_IDEMPOTENCY_MISMATCH\x10\x14\x12(\n" +
+	"$ERROR_REASON_IDEMPOTENCY_KEY_INVALID\x10\x15\x12(\n" +
+	"$ERROR_REASON_IDEMPOTENCY_IN_PROGRESS\x10\x16\x12$\n" +
+	" ERROR_REASON_IDEMPOTENCY_CUT_OFF\x10\x17\x12\x16\n" +
+	"\x12ERROR_REASON_STUCK\x10\x18B8Z6github.com/durable-go/durable/gen/durable/v1;durablev1b\x06proto3"
 
 var (
 	file_durable_v1_errors_proto_rawDescOnce sync.Once

@@ -15,6 +15,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	descriptorpb "google.golang.org/protobuf/types/descriptorpb"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -133,7 +134,10 @@ type ObjectOptions struct {
 	// The name under which objects of this type are stored. It never changes
 	// while data exists. Letters, digits, '_', '-' and '.', at most 128 bytes,
 	// beginning with a letter. Default: the full name of the service.
-	Type          string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	// The alarms that objects of this type have: durable timers that wake the
+	// object. Each name once, and at most 32.
+	Alarms        []*AlarmOptions `protobuf:"bytes,2,rep,name=alarms,proto3" json:"alarms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -175,18 +179,168 @@ func (x *ObjectOptions) GetType() string {
 	return ""
 }
 
-// FieldOptions are the options of one request field.
-type FieldOptions struct {
+func (x *ObjectOptions) GetAlarms() []*AlarmOptions {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+// AlarmOptions declare an alarm.
+type AlarmOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The field holds the key of the object that is called.
-	Key           KeyKind `protobuf:"varint,1,opt,name=key,proto3,enum=durable.v1.KeyKind" json:"key,omitempty"`
+	// The name of the alarm, and the beginning of the name of its handler:
+	// lower_snake_case, at most 64 bytes. Empty for the default alarm. It never
+	// changes while alarms of that name are set.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The message that is set with the alarm and given to its handler, named as
+	// in a field of a message beside the service. Empty: there is none. It may be
+	// in an imported file; but compilers do not see that, and warn of an import
+	// that is for nothing else.
+	Payload string `protobuf:"bytes,2,opt,name=payload,proto3" json:"payload,omitempty"`
+	// What happens when the handler fails. Default: six retries, the first after
+	// two seconds.
+	Retry         *AlarmRetry `protobuf:"bytes,3,opt,name=retry,proto3" json:"retry,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
+func (x *AlarmOptions) Reset() {
+	*x = AlarmOptions{}
+	mi := &file_durable_v1_options_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlarmOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlarmOptions) ProtoMessage() {}
+
+func (x *AlarmOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_durable_v1_options_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlarmOptions.ProtoReflect.Descriptor instead.
+func (*AlarmOptions) Descriptor() ([]byte, []int) {
+	return file_durable_v1_options_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *AlarmOptions) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AlarmOptions) GetPayload() string {
+	if x != nil {
+		return x.Payload
+	}
+	return ""
+}
+
+func (x *AlarmOptions) GetRetry() *AlarmRetry {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+// AlarmRetry says how often and when a failed alarm is run again. The delay
+// doubles with every retry, up to nine times, and is up to a quarter longer at
+// random.
+type AlarmRetry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many times, at most: 0 to 1,000. Default 6. Failures that are no fault
+	// of the handler, as of the store, do not count.
+	MaxRetries *uint32 `protobuf:"varint,1,opt,name=max_retries,json=maxRetries,proto3,oneof" json:"max_retries,omitempty"`
+	// Retries have no end. It does not go with max_retries.
+	Unlimited bool `protobuf:"varint,2,opt,name=unlimited,proto3" json:"unlimited,omitempty"`
+	// The delay before the first retry, from 1 ms to 24 h. Default 2 s.
+	FirstDelay    *durationpb.Duration `protobuf:"bytes,3,opt,name=first_delay,json=firstDelay,proto3" json:"first_delay,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AlarmRetry) Reset() {
+	*x = AlarmRetry{}
+	mi := &file_durable_v1_options_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlarmRetry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlarmRetry) ProtoMessage() {}
+
+func (x *AlarmRetry) ProtoReflect() protoreflect.Message {
+	mi := &file_durable_v1_options_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlarmRetry.ProtoReflect.Descriptor instead.
+func (*AlarmRetry) Descriptor() ([]byte, []int) {
+	return file_durable_v1_options_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *AlarmRetry) GetMaxRetries() uint32 {
+	if x != nil && x.MaxRetries != nil {
+		return *x.MaxRetries
+	}
+	return 0
+}
+
+func (x *AlarmRetry) GetUnlimited() bool {
+	if x != nil {
+		return x.Unlimited
+	}
+	return false
+}
+
+func (x *AlarmRetry) GetFirstDelay() *durationpb.Duration {
+	if x != nil {
+		return x.FirstDelay
+	}
+	return nil
+}
+
+// FieldOptions are the options of one request field.
+type FieldOptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The field holds the key of the object that is called.
+	Key KeyKind `protobuf:"varint,1,opt,name=key,proto3,enum=durable.v1.KeyKind" json:"key,omitempty"`
+	// The field holds the idempotency key of the call, as the header
+	// Idempotency-Key does. Empty: the call has none. It is a singular string
+	// without a default value, in no oneof, not the key, and the only one of its
+	// message. That is a request of a method that may write, and of none that
+	// streams.
+	IdempotencyKey bool `protobuf:"varint,2,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
 func (x *FieldOptions) Reset() {
 	*x = FieldOptions{}
-	mi := &file_durable_v1_options_proto_msgTypes[2]
+	mi := &file_durable_v1_options_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -198,7 +352,7 @@ func (x *FieldOptions) String() string {
 func (*FieldOptions) ProtoMessage() {}
 
 func (x *FieldOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_durable_v1_options_proto_msgTypes[2]
+	mi := &file_durable_v1_options_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -211,7 +365,7 @@ func (x *FieldOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldOptions.ProtoReflect.Descriptor instead.
 func (*FieldOptions) Descriptor() ([]byte, []int) {
-	return file_durable_v1_options_proto_rawDescGZIP(), []int{2}
+	return file_durable_v1_options_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *FieldOptions) GetKey() KeyKind {
@@ -219,6 +373,13 @@ func (x *FieldOptions) GetKey() KeyKind {
 		return x.Key
 	}
 	return KeyKind_KEY_KIND_UNSPECIFIED
+}
+
+func (x *FieldOptions) GetIdempotencyKey() bool {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return false
 }
 
 var file_durable_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
@@ -261,13 +422,27 @@ var File_durable_v1_options_proto protoreflect.FileDescriptor
 const file_durable_v1_options_proto_rawDesc = "" +
 	"\n" +
 	"\x18durable/v1/options.proto\x12\n" +
-	"durable.v1\x1a google/protobuf/descriptor.proto\"C\n" +
+	"durable.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"C\n" +
 	"\x0eServiceOptions\x121\n" +
-	"\x06object\x18\x01 \x01(\v2\x19.durable.v1.ObjectOptionsR\x06object\"#\n" +
+	"\x06object\x18\x01 \x01(\v2\x19.durable.v1.ObjectOptionsR\x06object\"U\n" +
 	"\rObjectOptions\x12\x12\n" +
-	"\x04type\x18\x01 \x01(\tR\x04type\"5\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x120\n" +
+	"\x06alarms\x18\x02 \x03(\v2\x18.durable.v1.AlarmOptionsR\x06alarms\"j\n" +
+	"\fAlarmOptions\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\apayload\x18\x02 \x01(\tR\apayload\x12,\n" +
+	"\x05retry\x18\x03 \x01(\v2\x16.durable.v1.AlarmRetryR\x05retry\"\x9c\x01\n" +
+	"\n" +
+	"AlarmRetry\x12$\n" +
+	"\vmax_retries\x18\x01 \x01(\rH\x00R\n" +
+	"maxRetries\x88\x01\x01\x12\x1c\n" +
+	"\tunlimited\x18\x02 \x01(\bR\tunlimited\x12:\n" +
+	"\vfirst_delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"firstDelayB\x0e\n" +
+	"\f_max_retries\"^\n" +
 	"\fFieldOptions\x12%\n" +
-	"\x03key\x18\x01 \x01(\x0e2\x13.durable.v1.KeyKindR\x03key*G\n" +
+	"\x03key\x18\x01 \x01(\x0e2\x13.durable.v1.KeyKindR\x03key\x12'\n" +
+	"\x0fidempotency_key\x18\x02 \x01(\bR\x0eidempotencyKey*G\n" +
 	"\aKeyKind\x12\x18\n" +
 	"\x14KEY_KIND_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rKEY_KIND_NAME\x10\x01\x12\x0f\n" +
@@ -288,27 +463,33 @@ func file_durable_v1_options_proto_rawDescGZIP() []byte {
 }
 
 var file_durable_v1_options_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_durable_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_durable_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_durable_v1_options_proto_goTypes = []any{
 	(KeyKind)(0),                        // 0: durable.v1.KeyKind
 	(*ServiceOptions)(nil),              // 1: durable.v1.ServiceOptions
 	(*ObjectOptions)(nil),               // 2: durable.v1.ObjectOptions
-	(*FieldOptions)(nil),                // 3: durable.v1.FieldOptions
-	(*descriptorpb.ServiceOptions)(nil), // 4: google.protobuf.ServiceOptions
-	(*descriptorpb.FieldOptions)(nil),   // 5: google.protobuf.FieldOptions
+	(*AlarmOptions)(nil),                // 3: durable.v1.AlarmOptions
+	(*AlarmRetry)(nil),                  // 4: durable.v1.AlarmRetry
+	(*FieldOptions)(nil),                // 5: durable.v1.FieldOptions
+	(*durationpb.Duration)(nil),         // 6: google.protobuf.Duration
+	(*descriptorpb.ServiceOptions)(nil), // 7: google.protobuf.ServiceOptions
+	(*descriptorpb.FieldOptions)(nil),   // 8: google.protobuf.FieldOptions
 }
 var file_durable_v1_options_proto_depIdxs = []int32{
 	2, // 0: durable.v1.ServiceOptions.object:type_name -> durable.v1.ObjectOptions
-	0, // 1: durable.v1.FieldOptions.key:type_name -> durable.v1.KeyKind
-	4, // 2: durable.v1.service:extendee -> google.protobuf.ServiceOptions
-	5, // 3: durable.v1.field:extendee -> google.protobuf.FieldOptions
-	1, // 4: durable.v1.service:type_name -> durable.v1.ServiceOptions
-	3, // 5: durable.v1.field:type_name -> durable.v1.FieldOptions
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	4, // [4:6] is the sub-list for extension type_name
-	2, // [2:4] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	3, // 1: durable.v1.ObjectOptions.alarms:type_name -> durable.v1.AlarmOptions
+	4, // 2: durable.v1.AlarmOptions.retry:type_name -> durable.v1.AlarmRetry
+	6, // 3: durable.v1.AlarmRetry.first_delay:type_name -> google.protobuf.Duration
+	0, // 4: durable.v1.FieldOptions.key:type_name -> durable.v1.KeyKind
+	7, // 5: durable.v1.service:extendee -> google.protobuf.ServiceOptions
+	8, // 6: durable.v1.field:extendee -> google.protobuf.FieldOptions
+	1, // 7: durable.v1.service:type_name -> durable.v1.ServiceOptions
+	5, // 8: durable.v1.field:type_name -> durable.v1.FieldOptions
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	7, // [7:9] is the sub-list for extension type_name
+	5, // [5:7] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_durable_v1_options_proto_init() }
@@ -316,13 +497,14 @@ func file_durable_v1_options_proto_init() {
 	if File_durable_v1_options_proto != nil {
 		return
 	}
+	file_durable_v1_options_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_durable_v1_options_proto_rawDesc), len(file_durable_v1_options_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   5,
 			NumExtensions: 2,
 			NumServices:   0,
 		},

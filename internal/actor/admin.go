@@ -1,0 +1,281 @@
+package actor
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	durable "github.com/durable-go/durable"
+	"github.com/durable-go/durable/storage"
+)
+
+// bare runs fn in a turn that does not run the constructor: on the activation
+// where there is one, and on what is stored otherwise.
+func (o *object) bare(ctx context.Context, a access, fn func(t *turn) error) (mark, error) {
+	if _, err := o.enter(ctx, a, false, 0, true); err != nil {
+		return mark{}, err
+	}
+	act := o.settled()
+	if act == nil {
+		var err error
+		if act, err = o.load(ctx); err != nil {
+			o.leave(a)
+			return mark{}, err
+		}
+	}
+	t := newTurn(o, act, a, nil)
+	err := t.call(func() error { return fn(t) }, func(err error) { _, _ = t.finish(err) })
+	return t.finish(err)
+}
+
+// load returns an activation without a handler.
+func (o *object) load(ctx context.Context) (*activation, error) {
+	shard, err := o.host.shard(ctx, o.shardID)
+	if err != nil {
+		return nil, err
+	}
+	meta, exists, err := shard.Meta(ctx, o.id)
+	if err != nil {
+		return nil, readFailed("load the object", err)
+	}
+	return &activation{shard: shard, name: meta.Name, exists: exists, created: meta.Created}, nil
+}
+
+// A Description tells about one object.
+type Description struct {
+	Exists     bool
+	Name       string
+	Created    time.Time
+	LastCommit time.Time // to the minute when it is not in memory; zero: not known
+	// StoredBytes is how many bytes of keys and values are stored, before
+	// compression.
+	StoredBytes int64
+	Active      bool // it is in memory
+	Alarms      []durable.AlarmStatus
+}
+
+// with runs fn on the entry of an object, as a call does.
+func (h *Host) with(typ *Type, id durable.ID, fn func(o *object) error) error {
+	if err := h.start(false); err != nil {
+		return err
+	}
+	defer h.finish()
+	o := h.object(typ, id, "")
+	defer h.release(o)
+	return fn(o)
+}
+
+// look runs fn in a reading turn without a handler, and returns when what it saw
+// is durable. It returns [durable.ErrNoObject] for an object that does not exist.
+func (h *Host) look(ctx context.Context, typ *Type, id durable.ID, fn func(t *turn) error) error {
+	return h.with(typ, id, func(o *object) error {
+		m, err := o.bare(ctx, shared, func(t *turn) error {
+			if !t.act.exists {
+				return durable.ErrNoObject
+			}
+			return fn(t)
+		})
+		return o.reply(ctx, m, err)
+	})
+}
+
+// change is look with a turn that may write.
+func (h *Host) change(ctx context.Context, typ *Type, id durable.ID, fn func(t *turn) error) error {
+	return h.with(typ, id, func(o *object) error {
+		m, err := o.bare(ctx, exclusive, func(t *turn) error {
+			if !t.act.exists {
+				return durable.ErrNoObject
+			}
+			return fn(t)
+		})
+		return o.reply(ctx, m, err)
+	})
+}
+
+// Describe returns what is known of an object; of one that does not exist, that
+// it does not, and whether it is in memory. It reads everything that the object
+// has stored.
+func (h *Host) Describe(ctx context.Context, typ *Type, id durable.ID) (d Description, err error) {
+	err = h.with(typ, id, func(o *object) error {
+		m, err := o.bare(ctx, shared, func(t *turn) error {
+			act := t.act
+			d.Active = act.handler != nil
+			d.Name, d.Exists = t.name, act.exists
+			if !act.exists {
+				return nil
+			}
+			d.Created = act.created
+			if d.Alarms, err = (*turnAlarms)(t).All(); err != nil {
+				return err
+			}
+			for pair, err := range act.shard.Scan(ctx, o.id, storage.Range{}) {
+				if err != nil {
+					return readFailed("describe", err)
+				}
+				d.StoredBytes += int64(len(pair.Key) + len(pair.Val))
+				if string(pair.Key) == string(commitKey) && len(pair.Val) == 8 {
+					d.LastCommit = time.UnixMilli(int64(binary.BigEndian.Uint64(pair.Val)))
+				}
+			}
+			if at := act.lastCommit.Load(); at > d.LastCommit.UnixMilli() {
+				d.LastCommit = time.UnixMilli(at)
+			}
+			return nil
+		})
+		return o.reply(ctx, m, err)
+	})
+	return d, err
+}
+
+// Inspect runs fn in a reading turn that does not run the constructor. It returns
+// [durable.ErrNoObject] for an object that does not exist.
+func (h *Host) Inspect(ctx context.Context, typ *Type, id durable.ID, fn func(view durable.View) error) error {
+	return h.look(ctx, typ, id, func(t *turn) error {
+		t.ctx = ctx
+		return fn(viewHandle{t})
+	})
+}
+
+// Update runs fn in a turn of the object, which it makes if needed, and returns
+// when what fn wrote is durable. name may be empty.
+func (h *Host) Update(ctx context.Context, typ *Type, id durable.ID, name string, fn func(ctx context.Context, handler any, tx durable.Tx) error) error {
+	parent := chainOf(ctx)
+	if err := h.start(parent != nil); err != nil {
+		return err
+	}
+	defer h.finish()
+	o := h.object(typ, id, name)
+	defer h.release(o)
+	l, err := o.extend(parent)
+	if err != nil {
+		return err
+	}
+	m, err := o.inTurn(ctx, exclusive, 0, l, nil, func(t *turn) error {
+		hctx := &t.context
+		hctx.init(ctx, 0, t.start, l)
+		defer hctx.end()
+		t.ctx = hctx
+		return fn(hctx, t.act.handler, txHandle{t})
+	})
+	return o.reply(ctx, m, err)
+}
+
+// Abort drops the activation of an object at once, without waiting for its
+// turns: they and the calls that wait fail with a [durable.AbortError]. It reports
+// whether there was one.
+func (h *Host) Abort(_ context.Context, typ *Type, id durable.ID, reason string) (was bool, err error) {
+	err = h.with(typ, id, func(o *object) error {
+		o.mu.Lock()
+		act := o.act
+		o.mu.Unlock()
+		if act != nil {
+			o.reset(act, &durable.AbortError{Reason: reason})
+			was = true
+		}
+		return nil
+	})
+	return was, err
+}
+
+// Delete removes everything that an object has stored, and drops its activation,
+// after the turns that came before. It reports whether the object existed, and
+// returns when that is durable.
+func (h *Host) Delete(ctx context.Context, typ *Type, id durable.ID) (bool, error) {
+	err := h.change(ctx, typ, id, func(t *turn) error {
+		if err := (txHandle{t}).DeleteAll(ctx); err != nil {
+			return err
+		}
+		if err := t.commitNow(); err != nil {
+			return err
+		}
+		t.o.retire(t.act)
+		return nil
+	})
+	if errors.Is(err, durable.ErrNoObject) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Alarms returns the alarms of an object, in order of name.
+func (h *Host) Alarms(ctx context.Context, typ *Type, id durable.ID) (all []durable.AlarmStatus, err error) {
+	err = h.look(ctx, typ, id, func(t *turn) error {
+		all, err = (*turnAlarms)(t).All()
+		return err
+	})
+	return all, err
+}
+
+// SetAlarm sets an alarm of an object that exists, as [durable.Alarm].Set does,
+// and returns when that is durable.
+func (h *Host) SetAlarm(ctx context.Context, typ *Type, id durable.ID, alarm string, at time.Time, payload proto.Message) error {
+	return h.change(ctx, typ, id, func(t *turn) error { return (*turnAlarms)(t).Set(alarm, at, payload) })
+}
+
+// DeleteAlarm removes an alarm of an object, and reports whether it was set.
+func (h *Host) DeleteAlarm(ctx context.Context, typ *Type, id durable.ID, alarm string) (was bool, err error) {
+	err = h.change(ctx, typ, id, func(t *turn) error {
+		_, was, err = (*turnAlarms)(t).Get(alarm)
+		if err != nil {
+			return err
+		}
+		return (*turnAlarms)(t).Delete(alarm)
+	})
+	return was, err
+}
+
+// RunAlarm runs the handler of an alarm now, as if it were due, and returns when
+// the outcome is durable. It reports whether the alarm was set. The error of the
+// handler is returned; the alarm is then set for its retry, or given up, as always.
+func (h *Host) RunAlarm(ctx context.Context, typ *Type, id durable.ID, alarm string) (ran bool, err error) {
+	if typ.alarm(alarm) == nil {
+		return false, fmt.Errorf("%w: the schema of %s declares no alarm %q", durable.ErrInvalidArgument, typ.Name, alarm)
+	}
+	// The constructor is not run for nothing.
+	err = h.look(ctx, typ, id, func(t *turn) error {
+		_, ran, err = (*turnAlarms)(t).Get(alarm)
+		return err
+	})
+	if err != nil || !ran {
+		if errors.Is(err, durable.ErrNoObject) {
+			err = nil
+		}
+		return false, err
+	}
+	err = h.with(typ, id, func(o *object) error {
+		ran, err = o.runAlarm(ctx, alarm, true, false)
+		var failed *alarmFailure
+		if errors.As(err, &failed) {
+			return failed.error
+		}
+		return err
+	})
+	return ran, err
+}
+
+// spaceMeta is the key space of what the runtime notes of an object beside its
+// record.
+const spaceMeta = 'm'
+
+// commitKey has the time of the last commit, in milliseconds (8), to the minute.
+var commitKey = []byte{spaceMeta, 'c'}
+
+// stampPause is how old the stored time of the last commit may get.
+const stampPause = time.Minute
+
+// stamp notes the time of a commit, and stores it now and then.
+func (a *activation) stamp(b *storage.Batch, now time.Time) {
+	a.lastCommit.Store(now.UnixMilli())
+	if b.Wipe {
+		a.stamped = time.Time{}
+	}
+	if len(b.Put)+len(b.Merge) == 0 || !a.stamped.IsZero() && now.Sub(a.stamped) < stampPause {
+		return
+	}
+	a.stamped = now
+	b.Put = append(b.Put, storage.Pair{Key: commitKey, Val: binary.BigEndian.AppendUint64(nil, uint64(now.UnixMilli()))})
+}

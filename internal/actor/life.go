@@ -1,0 +1,403 @@
+package actor
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"runtime/metrics"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	durable "github.com/durable-go/durable"
+)
+
+// A life lets go of what is idle: activations whose idle time is over, or that
+// are too many, and entries of the table that nothing needs.
+//
+// It looks at an entry when it could be over at the earliest, and not at every
+// call: an entry that was used meanwhile is looked at again later. So calls cost
+// it next to nothing, and the order in which it looks is that of last use.
+type life struct {
+	h      *Host
+	active atomic.Int64 // activations in memory
+	max    int64        // of them; 0: no limit
+	memory uint64       // bytes of live heap beyond which activations go; 0: no limit
+
+	mu struct {
+		sync.Mutex
+		idle  idleHeap
+		timer *time.Timer // set for the first of idle; nil before the first use
+		// sampling is set while a look at the memory is to come.
+		sampling bool
+		cycles   uint64 // of the garbage collector, at the last eviction for memory
+		stopped  bool
+	}
+}
+
+// An idleEntry is the part of an object that life guards.
+type idleEntry struct {
+	at    time.Time // when to look at it
+	index int       // in the heap; -1: not in it
+}
+
+const (
+	// settlePause is how long life waits for a commit to become durable before it
+	// looks again.
+	settlePause = time.Second
+	// memoryPause is the time between two looks at the memory.
+	memoryPause = time.Second
+	// evictTimeout is how long an [durable.Evicter] may take.
+	evictTimeout = 10 * time.Second
+)
+
+// watch takes an entry that is used no more. The caller holds the lock of its
+// bucket.
+func (l *life) watch(o *object, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if o.idle.index >= 0 || l.mu.stopped {
+		return
+	}
+	o.idle.at = at
+	heap.Push(&l.mu.idle, o)
+	if o.idle.index == 0 {
+		l.arm(at)
+	}
+}
+
+// stop ends the looking.
+func (l *life) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.stopped = true
+	if l.mu.timer != nil {
+		l.mu.timer.Stop()
+	}
+}
+
+// arm sets the timer. The caller holds mu.
+func (l *life) arm(at time.Time) {
+	wait := max(time.Until(at), 0)
+	if l.mu.timer == nil {
+		l.mu.timer = time.AfterFunc(wait, l.sweep)
+	} else {
+		l.mu.timer.Reset(wait)
+	}
+}
+
+// sweep looks at everything whose time has come.
+func (l *life) sweep() {
+	for {
+		o, wait := l.pop(time.Now())
+		if o == nil {
+			if wait {
+				l.mu.Lock()
+				if len(l.mu.idle) > 0 {
+					l.arm(l.mu.idle[0].idle.at)
+				}
+				l.mu.Unlock()
+			}
+			return
+		}
+		l.look(o, false)
+	}
+}
+
+// pop takes the first entry whose time has come out of the heap. wait tells that
+// there are others.
+func (l *life) pop(now time.Time) (o *object, wait bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.mu.idle) == 0 {
+		return nil, false
+	}
+	if l.mu.idle[0].idle.at.After(now) {
+		return nil, true
+	}
+	return heap.Pop(&l.mu.idle).(*object), true
+}
+
+// look decides about an entry that is not in the heap, and reports whether it
+// dropped its activation. force drops it before its time.
+func (l *life) look(o *object, force bool) bool {
+	b := l.h.bucket(o.id)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if o.refs > 0 {
+		return false // whoever uses it gives it back
+	}
+	o.mu.Lock()
+	act, settled := o.act, o.settledLocked()
+	o.mu.Unlock()
+	now := time.Now()
+	switch over := o.idleSince.Add(o.typ.Limits.IdleTimeout); {
+	case act == nil && settled:
+		delete(b.mu.objects, o.id)
+		return false
+	case !settled:
+		l.watch(o, now.Add(settlePause))
+		return false
+	case !force && now.Before(over):
+		l.watch(o, over)
+		return false
+	}
+	if _, ok := act.handler.(durable.Evicter); ok {
+		o.refs++ // gives it back
+		go func() {
+			defer l.h.release(o)
+			ctx, cancel := context.WithTimeout(context.Background(), evictTimeout)
+			defer cancel()
+			_, _ = o.evict(ctx, act)
+		}()
+		return true
+	}
+	o.mu.Lock()
+	o.drop(act)
+	o.mu.Unlock()
+	delete(b.mu.objects, o.id)
+	act.release() // touches no lock of the table
+	return true
+}
+
+// added counts an activation that was made, and makes room for it.
+func (l *life) added() {
+	n := l.active.Add(1)
+	for ; l.max > 0 && n > l.max; n = l.active.Load() {
+		if !l.evictOne() {
+			return
+		}
+	}
+	if l.memory > 0 {
+		l.mu.Lock()
+		if !l.mu.sampling {
+			l.mu.sampling = true
+			time.AfterFunc(memoryPause, l.sample)
+		}
+		l.mu.Unlock()
+	}
+}
+
+// evictOne drops the activation that was not used for longest, and reports
+// whether there was one that could be dropped.
+func (l *life) evictOne() bool {
+	for range l.waiting() {
+		l.mu.Lock()
+		if len(l.mu.idle) == 0 {
+			l.mu.Unlock()
+			return false
+		}
+		o := heap.Pop(&l.mu.idle).(*object)
+		at := o.idle.at
+		l.mu.Unlock()
+		b := l.h.bucket(o.id)
+		b.mu.Lock()
+		over := o.idleSince.Add(o.typ.Limits.IdleTimeout)
+		fresh := o.refs == 0 && over.After(at) // used since it was put there
+		if fresh {
+			l.watch(o, over)
+		}
+		b.mu.Unlock()
+		if !fresh && l.look(o, true) {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *life) waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.mu.idle)
+}
+
+// sample drops an eighth of the activations when the live heap is too big. It
+// waits for the garbage collector between two times.
+func (l *life) sample() {
+	samples := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/cycles/total:gc-cycles"}}
+	metrics.Read(samples)
+	live, cycles := samples[0].Value.Uint64(), samples[1].Value.Uint64()
+	l.mu.Lock()
+	due := live > l.memory && cycles != l.mu.cycles
+	if due {
+		l.mu.cycles = cycles
+	}
+	l.mu.Unlock()
+	if due {
+		active := l.active.Load()
+		for range active/8 + 1 {
+			if !l.evictOne() {
+				break
+			}
+		}
+		l.h.log.Info("objects were dropped from memory, which is short", "live_bytes", live, "limit", l.memory, "before", active, "after", l.active.Load())
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.sampling = l.active.Load() > 0 && !l.mu.stopped
+	if l.mu.sampling {
+		time.AfterFunc(memoryPause, l.sample)
+	}
+}
+
+// evict drops the activation after the turns that came before, when it is still
+// the one given, or any where act is nil. It tells the handler first, and reports
+// whether there was one.
+func (o *object) evict(ctx context.Context, only *activation) (bool, error) {
+	if _, err := o.enter(ctx, exclusive, false, 0, true); err != nil {
+		return false, err
+	}
+	o.mu.Lock()
+	act := o.act
+	o.mu.Unlock()
+	if act != nil && (only == nil || act == only) {
+		o.tell(ctx, act)
+	} else {
+		act = nil
+	}
+	o.mu.Lock()
+	if act != nil {
+		o.drop(act)
+	}
+	o.queue.leave(exclusive)
+	o.mu.Unlock()
+	if act != nil {
+		act.release()
+	}
+	return act != nil, nil
+}
+
+// tell calls the handler's Evict, if it has one, and waits for a time.
+func (o *object) tell(ctx context.Context, act *activation) {
+	evicter, ok := act.handler.(durable.Evicter)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, evictTimeout)
+	defer cancel()
+	returned := make(chan struct{})
+	go func() {
+		defer close(returned)
+		t := &turn{o: o, act: act}
+		t.state.Store(done)
+		_ = t.call(func() error { evicter.Evict(ctx); return nil }, func(error) {})
+	}()
+	select {
+	case <-returned:
+	case <-ctx.Done():
+		o.host.log.Warn("Evict of a handler did not end, and the object is dropped", "type", o.typ.Name, "id", o.durableID().String())
+	}
+}
+
+// drop takes the activation out of memory, if it is the object's. The caller
+// holds mu, and releases the activation.
+func (o *object) drop(act *activation) bool {
+	if act == nil || o.act != act {
+		return false
+	}
+	o.act = nil
+	o.host.life.active.Add(-1)
+	return true
+}
+
+// An idleHeap has the entry to look at first at its front.
+type idleHeap []*object
+
+func (h idleHeap) Len() int           { return len(h) }
+func (h idleHeap) Less(i, j int) bool { return h[i].idle.at.Before(h[j].idle.at) }
+func (h idleHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].idle.index, h[j].idle.index = i, j
+}
+
+func (h *idleHeap) Push(v any) {
+	o := v.(*object)
+	o.idle.index = len(*h)
+	*h = append(*h, o)
+}
+
+func (h *idleHeap) Pop() any {
+	last := len(*h) - 1
+	o := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	o.idle.index = -1
+	return o
+}
+
+// watchPause is how often running turns are looked at.
+const watchPause = time.Second
+
+// expect tells the watchdog that the turn should be over after limit; 0 or less:
+// whenever.
+func (t *turn) expect(limit time.Duration) {
+	t.limit = limit
+	if limit > 0 {
+		t.deadline.Store(t.start.Add(limit).UnixNano())
+	}
+}
+
+// watchTurns looks for turns that ignore their deadlines. It goes on while calls
+// are under way.
+func (h *Host) watchTurns() {
+	now := time.Now()
+	for i := range h.table {
+		b := &h.table[i]
+		b.mu.Lock()
+		var late []*turn
+		for _, o := range b.mu.objects {
+			if o.refs == 0 {
+				continue
+			}
+			o.mu.Lock()
+			for _, t := range o.running {
+				if at := t.deadline.Load(); at != 0 && now.UnixNano() > at {
+					late = append(late, t)
+				}
+			}
+			o.mu.Unlock()
+		}
+		b.mu.Unlock()
+		for _, t := range late {
+			t.overdue(now)
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mu.watching = h.mu.calls > 0
+	if h.mu.watching {
+		time.AfterFunc(watchPause, h.watchTurns)
+	}
+}
+
+// overdue reports a turn that runs on after its deadline, and after some more
+// time takes its object away from it.
+func (t *turn) overdue(now time.Time) {
+	if t.state.Load() != running {
+		return
+	}
+	o, by := t.o, now.Sub(time.Unix(0, t.deadline.Load()))
+	log := o.host.log.With("type", o.typ.Name, "id", o.durableID().String(), "procedure", t.procedure, "deadline", t.limit)
+	if t.reported.CompareAndSwap(false, true) {
+		log.Warn("a handler ignores its deadline, and holds up its object", "late", by)
+	}
+	if limit := o.typ.Limits.StuckTimeout; limit < 0 || by < limit {
+		return
+	}
+	if !t.abandoned.CompareAndSwap(false, true) {
+		return
+	}
+	log.Error("a handler did not end, and its object is reset; the handler keeps its goroutine", "late", by)
+	o.reset(t.act, fmt.Errorf("%w: %w: it is %v late", durable.ErrReset, durable.ErrStuck, by.Round(time.Second)))
+	go t.abandon()
+}
+
+// abandon ends a turn whose handler does not.
+func (t *turn) abandon() {
+	t.mu.Lock() // may take as long as what the handler does
+	held := t.state.CompareAndSwap(running, done)
+	t.mu.Unlock()
+	if held {
+		t.o.leaveTurn(t, true)
+	}
+}
