@@ -28,9 +28,17 @@
 // protoc-gen-go. In package counterv1durable there are
 //
 //	CounterHandler  UnimplementedCounterHandler  CounterFactory  RegisterCounter
-//	CounterTx  CounterView  CounterWatchStream, for each streaming method
+//	CounterTx  CounterView  CounterTurns  CounterWatchStream, for each streaming method
 //	CounterClient  NewCounterClient  CounterStub
 //	CounterType  CounterServiceName  CounterAddProcedure, for each method
+//
+// and for alarms, where the schema declares the default one and one named sweep
+//
+//	CounterAlarm  CounterSweepAlarm  CounterSweepAlarmName
+//	CounterAlarms  CounterAlarmViews, which have a method Sweep
+//
+// Their handlers are the methods Alarm and SweepAlarm of CounterHandler, beside
+// those of the service.
 //
 // A method named Ref is Ref_ in the stub, which embeds durable.Ref; it keeps its
 // name everywhere else. Methods named ID, Name or ObjectType hide the methods

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"testing"
 
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/durable-go/durable"
+	"github.com/durable-go/durable/protoc-gen-durable/internal/testdata/alarms/alarmsv1/alarmsv1durable"
 	"github.com/durable-go/durable/protoc-gen-durable/internal/testdata/comments/commentsv1/commentsv1durable"
 	hybrid2023 "github.com/durable-go/durable/protoc-gen-durable/internal/testdata/edition2023/hybridv1/hybridv1durable"
 	opaque2023 "github.com/durable-go/durable/protoc-gen-durable/internal/testdata/edition2023/opaquev1/opaquev1durable"
@@ -38,6 +40,10 @@ import (
 func TestGenerated(t *testing.T) {
 	r := &registrar{}
 	for _, err := range []error{
+		alarmsv1durable.RegisterRoom(r, handler[alarmsv1durable.RoomTx](alarmsv1durable.RoomHandler(alarmsv1durable.UnimplementedRoomHandler{}))),
+		alarmsv1durable.RegisterTimer(r, handler[alarmsv1durable.TimerTx](alarmsv1durable.TimerHandler(alarmsv1durable.UnimplementedTimerHandler{}))),
+		alarmsv1durable.RegisterEgg(r, handler[alarmsv1durable.EggTx](alarmsv1durable.EggHandler(alarmsv1durable.UnimplementedEggHandler{}))), //nolint:staticcheck // that deprecations are carried over is what it shows
+		alarmsv1durable.RegisterStone(r, handler[alarmsv1durable.StoneTx](alarmsv1durable.StoneHandler(alarmsv1durable.UnimplementedStoneHandler{}))),
 		commentsv1durable.RegisterRoom(r, handler[commentsv1durable.RoomTx](commentsv1durable.RoomHandler(commentsv1durable.UnimplementedRoomHandler{}))),
 		commentsv1durable.RegisterOld(r, handler[commentsv1durable.OldTx](commentsv1durable.OldHandler(commentsv1durable.UnimplementedOldHandler{}))),             //nolint:staticcheck // that deprecations are carried over is what it shows
 		commentsv1durable.RegisterFormer(r, handler[commentsv1durable.FormerTx](commentsv1durable.FormerHandler(commentsv1durable.UnimplementedFormerHandler{}))), //nolint:staticcheck // that deprecations are carried over is what it shows
@@ -94,6 +100,9 @@ func checkObject(t *testing.T, object *durable.ObjectType) {
 		if door := desc.Input().Fields().ByName("door"); door != nil && m.KeyField != door {
 			t.Errorf("%s: the key is %v", m.Procedure, m.KeyField)
 		}
+		if id := desc.Input().Fields().ByName("request_id"); m.IdempotencyField != id {
+			t.Errorf("%s: the idempotency key is %v", m.Procedure, m.IdempotencyField)
+		}
 		req := m.NewRequest()
 		if req.ProtoReflect().Descriptor() != desc.Input() || m.NewResponse().ProtoReflect().Descriptor() != desc.Output() {
 			t.Errorf("%s: the messages are of other types", m.Procedure)
@@ -109,6 +118,21 @@ func checkObject(t *testing.T, object *durable.ObjectType) {
 		}
 		if want := "durable: not implemented: " + m.Procedure; !errors.Is(err, durable.ErrUnimplemented) || err.Error() != want {
 			t.Errorf("%s: got error %v", m.Procedure, err)
+		}
+	}
+	for _, a := range object.Alarms {
+		var payload proto.Message
+		if a.NewPayload != nil {
+			payload = a.NewPayload()
+		}
+		what := "the default alarm"
+		if a.Name != "" {
+			what = fmt.Sprintf("the alarm %q", a.Name)
+		}
+		err := a.Run(t.Context(), h, nil, durable.AlarmInfo{}, payload)
+		want := fmt.Sprintf("durable: not implemented: %s of %s", what, object.Service.FullName())
+		if !errors.Is(err, durable.ErrUnimplemented) || err.Error() != want {
+			t.Errorf("alarm %q: got error %v", a.Name, err)
 		}
 	}
 }

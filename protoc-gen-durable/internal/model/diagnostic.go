@@ -61,6 +61,48 @@ const (
 	// are no objects; and of one whose message nobody requests, if the same file
 	// has an object. A file without services may hold requests for others.
 	KeyNotInObject Code = "KEY_NOT_IN_OBJECT"
+
+	// IdempotencyType: an idempotency key field is not a string.
+	IdempotencyType Code = "IDEMPOTENCY_TYPE"
+	// IdempotencyRepeated: an idempotency key field is repeated.
+	IdempotencyRepeated Code = "IDEMPOTENCY_REPEATED"
+	// IdempotencyOneof: an idempotency key field is part of a oneof, so another
+	// field could unset it.
+	IdempotencyOneof Code = "IDEMPOTENCY_ONEOF"
+	// IdempotencyDefault: an idempotency key field has a default value, which
+	// calls would share where the callers gave none.
+	IdempotencyDefault Code = "IDEMPOTENCY_DEFAULT"
+	// IdempotencyDuplicate: a request has two idempotency key fields.
+	IdempotencyDuplicate Code = "IDEMPOTENCY_DUPLICATE"
+	// IdempotencyNotInObject is to idempotency keys what KeyNotInObject is to
+	// keys.
+	IdempotencyNotInObject Code = "IDEMPOTENCY_NOT_IN_OBJECT"
+	// IdempotencyIsKey: a field holds both the key of the object and that of the
+	// call.
+	IdempotencyIsKey Code = "IDEMPOTENCY_IS_KEY"
+	// IdempotencyStream: a streaming method of an object has requests with an
+	// idempotency key.
+	IdempotencyStream Code = "IDEMPOTENCY_STREAM"
+	// IdempotencyReadOnly: only NO_SIDE_EFFECTS methods of objects have the
+	// requests with an idempotency key, which has no effect there.
+	IdempotencyReadOnly Code = "IDEMPOTENCY_READ_ONLY"
+
+	// AlarmName: the name of an alarm is malformed.
+	AlarmName Code = "ALARM_NAME"
+	// AlarmDuplicate: two alarms of an object have the same name.
+	AlarmDuplicate Code = "ALARM_DUPLICATE"
+	// AlarmTooMany: an object has too many alarms.
+	AlarmTooMany Code = "ALARM_TOO_MANY"
+	// AlarmPayloadUnknown: there is no message of the name that an alarm gives
+	// for its payload.
+	AlarmPayloadUnknown Code = "ALARM_PAYLOAD_UNKNOWN"
+	// AlarmPayloadNotImported: the payload is in a file that the one with the
+	// alarm does not import.
+	AlarmPayloadNotImported Code = "ALARM_PAYLOAD_NOT_IMPORTED"
+	// AlarmPayloadType: the payload of an alarm is something else than a message.
+	AlarmPayloadType Code = "ALARM_PAYLOAD_TYPE"
+	// AlarmRetry: the retry policy of an alarm is out of bounds.
+	AlarmRetry Code = "ALARM_RETRY"
 )
 
 // A Diagnostic is one mistake and where it was made.

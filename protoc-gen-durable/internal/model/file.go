@@ -5,7 +5,10 @@
 package model
 
 import (
+	"strconv"
+
 	"google.golang.org/protobuf/compiler/protogen"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // A File is one Go file to write.
@@ -27,6 +30,7 @@ type Object struct {
 	Comment     string    // lines without "//"; may be empty
 	Deprecated  bool      // it is, or the whole .proto
 	Methods     []*Method // at least one
+	Alarms      []*Alarm  // in the order of the schema
 
 	service *protogen.Service
 }
@@ -45,6 +49,16 @@ type Method struct {
 
 	object *Object
 	method *protogen.Method
+}
+
+// An Alarm is one alarm of an [Object].
+type Alarm struct {
+	Name    string            // as it is declared; empty for the default alarm
+	GoName  string            // "Sweep"; empty for the default alarm
+	Payload *protogen.GoIdent // nil: it has none
+
+	object *Object
+	path   protoreflect.SourcePath
 }
 
 // A Shape says which sides of a method stream.
@@ -69,6 +83,36 @@ func (o *Object) Tx() string { return o.Name + "Tx" }
 
 // View is the Go name of the handle that only reads.
 func (o *Object) View() string { return o.Name + "View" }
+
+// Turns is the Go name of what background work gets.
+func (o *Object) Turns() string { return o.Name + "Turns" }
+
+// DefaultAlarm returns the alarm without a name, nil if there is none.
+func (o *Object) DefaultAlarm() *Alarm {
+	for _, a := range o.Alarms {
+		if a.Name == "" {
+			return a
+		}
+	}
+	return nil
+}
+
+// NamedAlarms returns the other alarms.
+func (o *Object) NamedAlarms() []*Alarm {
+	var named []*Alarm
+	for _, a := range o.Alarms {
+		if a.Name != "" {
+			named = append(named, a)
+		}
+	}
+	return named
+}
+
+// AlarmSet is the Go name of the type that has the named alarms.
+func (o *Object) AlarmSet() string { return o.Name + "Alarms" }
+
+// AlarmViewSet is the Go name of the type that has the named alarms of a view.
+func (o *Object) AlarmViewSet() string { return o.Name + "AlarmViews" }
 
 // Handler is the Go name of the interface to implement.
 func (o *Object) Handler() string { return o.Name + "Handler" }
@@ -96,3 +140,20 @@ func (m *Method) ProcedureConst() string { return m.object.Name + m.Name + "Proc
 
 // Stream is the Go name of the type of the handler's end of a streaming method.
 func (m *Method) Stream() string { return m.object.Name + m.Name + "Stream" }
+
+// Handler is the Go name of the method of the handler that the alarm runs.
+func (a *Alarm) Handler() string { return a.GoName + "Alarm" }
+
+// Info is the Go name of the type that tells the handler of the run.
+func (a *Alarm) Info() string { return a.object.Name + a.GoName + "Alarm" }
+
+// NameConst is the Go name of the constant with the name of a named alarm.
+func (a *Alarm) NameConst() string { return a.Info() + "Name" }
+
+// What says which alarm it is, in a sentence.
+func (a *Alarm) What() string {
+	if a.Name == "" {
+		return "the default alarm"
+	}
+	return "the alarm " + strconv.Quote(a.Name)
+}

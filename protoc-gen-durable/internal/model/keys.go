@@ -11,9 +11,53 @@ import (
 	durablev1 "github.com/durable-go/durable/gen/durable/v1"
 )
 
-// checkKeys checks every key field of the files to generate, and those of the
-// requests of their objects. That a request has none is no mistake: its key may
-// come from header or URL.
+// A role is a meaning that an option gives to a request field.
+type role struct {
+	name, aName    string
+	number         protoreflect.FieldNumber // of the option in FieldOptions
+	is             func(*durablev1.FieldOptions) bool
+	defaultWouldDo string // what a default value would do
+	notInObject    Code
+	repeated       Code
+	notString      Code
+	oneof          Code
+	hasDefault     Code
+	duplicate      Code
+}
+
+var (
+	keyRole = role{
+		name: "key", aName: "a key", number: 1,
+		is: func(opts *durablev1.FieldOptions) bool {
+			return opts.GetKey() != durablev1.KeyKind_KEY_KIND_UNSPECIFIED
+		},
+		defaultWouldDo: "it would name an object where the caller did not",
+		notInObject:    KeyNotInObject, repeated: KeyRepeated, notString: KeyType, oneof: KeyOneof,
+		hasDefault: KeyDefault, duplicate: KeyDuplicate,
+	}
+	idempotencyRole = role{
+		name: "idempotency key", aName: "an idempotency key", number: 2,
+		is:             (*durablev1.FieldOptions).GetIdempotencyKey,
+		defaultWouldDo: "callers who gave none would share it",
+		notInObject:    IdempotencyNotInObject, repeated: IdempotencyRepeated, notString: IdempotencyType, oneof: IdempotencyOneof,
+		hasDefault: IdempotencyDefault, duplicate: IdempotencyDuplicate,
+	}
+)
+
+// of reports whether a field has the role.
+func (r *role) of(field *protogen.Field) bool {
+	opts := field.Desc.Options().(*descriptorpb.FieldOptions)
+	return r.is(proto.GetExtension(opts, durablev1.E_Field).(*durablev1.FieldOptions))
+}
+
+// path is where a field is given the role.
+func (r *role) path(field *protogen.Field) protoreflect.SourcePath {
+	return at(field.Location.Path, 8, durablev1.E_Field.TypeDescriptor().Number(), r.number)
+}
+
+// checkKeys checks every field for a key or an idempotency key of the files to
+// generate, and those of the requests of their objects. That a request has none is
+// no mistake: they may come from header or URL.
 func (l *loader) checkKeys() {
 	requested := l.requests()
 	checked := map[*protogen.Message]bool{}
@@ -49,23 +93,35 @@ func (l *loader) checkKeys() {
 	}
 }
 
-// A request says by what sort of services a message is requested.
-type request struct{ object, other bool }
+// A request says of what methods a message is the request.
+type request struct {
+	object, other bool             // of objects, of other services
+	writes        bool             // of an object's that may write
+	stream        *protogen.Method // one of an object's that streams
+}
 
 func (l *loader) requests() map[*protogen.Message]request {
-	objects := map[*protogen.Service]bool{}
+	objects := map[*protogen.Service]*Object{}
 	for _, f := range l.all {
 		for _, o := range f.Objects {
-			objects[o.service] = true
+			objects[o.service] = o
 		}
 	}
 	res := map[*protogen.Message]request{}
 	for _, file := range l.plugin.Files {
 		for _, service := range file.Services {
-			for _, method := range service.Methods {
+			o := objects[service]
+			for i, method := range service.Methods {
 				r := res[method.Input]
-				r.object = r.object || objects[service]
-				r.other = r.other || !objects[service]
+				if o == nil {
+					r.other = true
+				} else {
+					r.object = true
+					r.writes = r.writes || !o.Methods[i].ReadOnly
+					if r.stream == nil && o.Methods[i].Shape != Unary {
+						r.stream = method
+					}
+				}
 				res[method.Input] = r
 			}
 		}
@@ -83,47 +139,77 @@ func (l *loader) objectsOf(file *protogen.File) []*Object {
 }
 
 func (l *loader) checkMessage(m *protogen.Message, requested map[*protogen.Message]request, hasObject bool) {
+	l.checkRole(&keyRole, m, requested[m], hasObject)
+	l.checkRole(&idempotencyRole, m, requested[m], hasObject)
+	for _, field := range m.Fields {
+		if idempotencyRole.of(field) {
+			l.checkIdempotency(field, requested[m])
+		}
+	}
+}
+
+// checkRole checks what has a role in a message.
+func (l *loader) checkRole(role *role, m *protogen.Message, r request, hasObject bool) {
 	file := l.fileOf(m.Desc).Proto
 	var first *protogen.Field
 	for _, field := range m.Fields {
-		if keyKind(field) == durablev1.KeyKind_KEY_KIND_UNSPECIFIED {
+		if !role.of(field) {
 			continue
 		}
-		where, name := keyPath(field), field.Desc.FullName()
-		switch r := requested[m]; {
+		where, name := role.path(field), field.Desc.FullName()
+		switch {
 		case r.object:
 		case r.other:
-			l.diags.addf(file, where, KeyNotInObject, "%s is a key, but no object has requests of type %s: only other services have",
-				name, m.Desc.FullName())
+			l.diags.addf(file, where, role.notInObject, "%s is %s, but no object has requests of type %s: only other services have",
+				name, role.aName, m.Desc.FullName())
 			continue
 		case hasObject:
-			l.diags.addf(file, where, KeyNotInObject, "%s is a key, but no object has requests of type %s", name, m.Desc.FullName())
+			l.diags.addf(file, where, role.notInObject, "%s is %s, but no object has requests of type %s", name, role.aName, m.Desc.FullName())
 			continue
 		}
 		switch {
 		case field.Desc.IsList() || field.Desc.IsMap():
-			l.diags.addf(file, where, KeyRepeated, "the key field %s is repeated: a request has one key", name)
+			l.diags.addf(file, where, role.repeated, "the %s field %s is repeated: a request has one %[1]s", role.name, name)
 		case field.Desc.Kind() != protoreflect.StringKind:
-			l.diags.addf(file, where, KeyType, "the key field %s is a %s: keys are strings", name, field.Desc.Kind())
+			l.diags.addf(file, where, role.notString, "the %s field %s is a %s: %[1]ss are strings", role.name, name, field.Desc.Kind())
 		case field.Oneof != nil && !field.Oneof.Desc.IsSynthetic():
-			l.diags.addf(file, where, KeyOneof, "the key field %s is part of the oneof %s: another field could unset it",
-				name, field.Oneof.Desc.Name())
+			l.diags.addf(file, where, role.oneof, "the %s field %s is part of the oneof %s: another field could unset it",
+				role.name, name, field.Oneof.Desc.Name())
 		case field.Desc.HasDefault():
-			l.diags.addf(file, where, KeyDefault, "the key field %s has a default value: it would name an object where the caller did not", name)
+			l.diags.addf(file, where, role.hasDefault, "the %s field %s has a default value: %s", role.name, name, role.defaultWouldDo)
 		}
 		if first != nil {
-			l.diags.addf(file, where, KeyDuplicate, "%s is a second key beside %s: a request has one key", name, first.Desc.Name())
+			l.diags.addf(file, where, role.duplicate, "%s is a second %s beside %s: a request has one %[2]s", name, role.name, first.Desc.Name())
 		} else {
 			first = field
 		}
 	}
 }
 
+// checkIdempotency checks that an idempotency key can do what it says.
+func (l *loader) checkIdempotency(field *protogen.Field, r request) {
+	file, where, name := l.fileOf(field.Desc).Proto, idempotencyRole.path(field), field.Desc.FullName()
+	if keyRole.of(field) {
+		l.diags.addf(file, where, IdempotencyIsKey, "%s is the key of the object, and cannot be that of the call too", name)
+	}
+	switch {
+	case r.stream != nil:
+		l.diags.addf(file, where, IdempotencyStream, "%s is an idempotency key, which streaming methods as %s cannot have: "+
+			"give it a request of its own", name, r.stream.Desc.FullName())
+	case r.object && !r.writes:
+		l.diags.addf(file, where, IdempotencyReadOnly, "%s is an idempotency key, but only methods with NO_SIDE_EFFECTS have requests of type %s",
+			name, field.Parent.Desc.FullName())
+	}
+}
+
 // checkExtension refuses keys outside the message, where the runtime does not
 // look for them.
 func (l *loader) checkExtension(ext *protogen.Extension) {
-	if keyKind(ext) != durablev1.KeyKind_KEY_KIND_UNSPECIFIED {
-		l.diags.addf(l.fileOf(ext.Desc).Proto, keyPath(ext), KeyNotInObject, "%s is a key, but an extension cannot be one", ext.Desc.FullName())
+	for _, role := range []*role{&keyRole, &idempotencyRole} {
+		if role.of(ext) {
+			l.diags.addf(l.fileOf(ext.Desc).Proto, role.path(ext), role.notInObject, "%s is %s, but an extension cannot be one",
+				ext.Desc.FullName(), role.aName)
+		}
 	}
 }
 
@@ -151,11 +237,6 @@ func (l *loader) checkKinds(file *protogen.File, o *Object) {
 func keyKind(field *protogen.Field) durablev1.KeyKind {
 	opts := field.Desc.Options().(*descriptorpb.FieldOptions)
 	return proto.GetExtension(opts, durablev1.E_Field).(*durablev1.FieldOptions).GetKey()
-}
-
-// keyPath is where a field is said to be a key.
-func keyPath(field *protogen.Field) protoreflect.SourcePath {
-	return at(field.Location.Path, 8, durablev1.E_Field.TypeDescriptor().Number(), 1)
 }
 
 // messages yields all messages, also the nested ones.

@@ -30,6 +30,7 @@ func Load(req *pluginpb.CodeGeneratorRequest) (*protogen.Plugin, []*File, error)
 	plugin.SupportedEditionsMaximum = descriptorpb.Edition_EDITION_2024
 
 	l.plugin = plugin
+	l.index()
 	l.checkOptions()
 	var files []*File
 	for _, file := range plugin.Files {
@@ -84,6 +85,7 @@ func (l *loader) explain(req *pluginpb.CodeGeneratorRequest, err error) error {
 type loader struct {
 	plugin  *protogen.Plugin
 	options options
+	symbols map[protoreflect.FullName][]symbol
 	all     []*File // also those not to generate
 	diags   diagnostics
 }
@@ -169,6 +171,7 @@ func (l *loader) file(file *protogen.File) *File {
 		for _, method := range service.Methods {
 			o.Methods = append(o.Methods, newMethod(o, method))
 		}
+		l.addAlarms(file, o, object.GetAlarms())
 		f.Objects = append(f.Objects, o)
 		if file.Generate {
 			l.checkObject(file, o)
@@ -261,8 +264,11 @@ func (l *loader) checkTypes() {
 }
 
 // typePath is where an object has its type name.
-func typePath(o *Object) protoreflect.SourcePath {
-	return at(o.service.Location.Path, 3, durablev1.E_Service.TypeDescriptor().Number(), 1, 1)
+func typePath(o *Object) protoreflect.SourcePath { return objectPath(o, 1) }
+
+// objectPath is where an object has something of its options.
+func objectPath(o *Object, inner ...protoreflect.FieldNumber) protoreflect.SourcePath {
+	return at(at(o.service.Location.Path, 3, durablev1.E_Service.TypeDescriptor().Number(), 1), inner...)
 }
 
 func (l *loader) fileOf(d protoreflect.Descriptor) *protogen.File {

@@ -45,7 +45,7 @@ func (l *loader) checkObjectNames(pkg goPackage, o *Object) {
 		return // this says more than a dozen names which meet
 	}
 	for _, text := range []string{
-		o.TypeConst(), o.ServiceConst(), o.Tx(), o.View(), o.Handler(), o.Unimplemented(), o.Factory(), o.Register(),
+		o.TypeConst(), o.ServiceConst(), o.Tx(), o.View(), o.Turns(), o.Handler(), o.Unimplemented(), o.Factory(), o.Register(),
 		o.Client(), o.NewClient(), o.Stub(),
 	} {
 		l.declare(pkg.names, name{text, of, file, where})
@@ -67,6 +67,25 @@ func (l *loader) checkObjectNames(pkg goPackage, o *Object) {
 	}
 	for _, n := range renamed {
 		l.declare(methods, n)
+	}
+	l.checkAlarmNames(pkg, methods, file, o)
+}
+
+func (l *loader) checkAlarmNames(pkg goPackage, methods scope, file *protogen.File, o *Object) {
+	for _, a := range o.Alarms {
+		of := a.What() + " of " + o.FullName
+		if !l.declare(methods, name{a.Handler(), of, file, a.path}) {
+			continue
+		}
+		l.declare(pkg.names, name{a.Info(), of, file, a.path})
+		if a.Name != "" {
+			l.declare(pkg.names, name{a.NameConst(), of, file, a.path})
+		}
+	}
+	if named := o.NamedAlarms(); len(named) > 0 {
+		for _, text := range []string{o.AlarmSet(), o.AlarmViewSet()} {
+			l.declare(pkg.names, name{text, "object " + o.FullName, file, named[0].path})
+		}
 	}
 }
 

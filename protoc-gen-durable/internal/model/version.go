@@ -91,15 +91,28 @@ func allKnown(m protoreflect.Message) bool {
 	known := len(m.GetUnknown()) == 0
 	m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
-		case field.IsList() || field.IsMap(): // there are none yet
-		case field.Enum() != nil:
-			known = known && field.Enum().Values().ByNumber(v.Enum()) != nil
-		case field.Message() != nil:
-			known = known && allKnown(v.Message())
+		case field.IsMap(): // there are none yet
+		case field.IsList():
+			for i := range v.List().Len() {
+				known = known && valueKnown(field, v.List().Get(i))
+			}
+		default:
+			known = known && valueKnown(field, v)
 		}
 		return known
 	})
 	return known
+}
+
+// valueKnown is allKnown for one value of a field.
+func valueKnown(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+	switch {
+	case field.Enum() != nil:
+		return field.Enum().Values().ByNumber(v.Enum()) != nil
+	case field.Message() != nil:
+		return allKnown(v.Message())
+	}
+	return true
 }
 
 // checkVendored checks that everything in the options.proto of the request is in

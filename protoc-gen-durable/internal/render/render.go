@@ -34,7 +34,7 @@ type printer struct {
 	imports map[string]bool
 
 	// Parameters and receivers: what they are called where no import is.
-	self, ctx, tx, view, stream, req, opts, reg, newHandler, conn, id, name, text string
+	self, ctx, tx, view, stream, req, opts, reg, newHandler, conn, id, name, text, fn, turns, alarm, alarms string
 }
 
 // newPrinter learns how the imports are called in the file. Bodies refer to
@@ -49,10 +49,16 @@ func newPrinter(g *protogen.GeneratedFile, f *model.File) *printer {
 			p.qualify(m.Request)
 			p.qualify(m.Response)
 		}
+		for _, a := range o.Alarms {
+			if a.Payload != nil {
+				p.qualify(*a.Payload)
+			}
+		}
 	}
 	for name, v := range map[string]*string{
 		"s": &p.self, "ctx": &p.ctx, "tx": &p.tx, "view": &p.view, "stream": &p.stream, "req": &p.req, "opts": &p.opts,
 		"r": &p.reg, "newHandler": &p.newHandler, "conn": &p.conn, "id": &p.id, "name": &p.name, "text": &p.text,
+		"fn": &p.fn, "turns": &p.turns, "alarm": &p.alarm, "alarms": &p.alarms,
 	} {
 		for p.imports[name] {
 			name += "_"
@@ -89,6 +95,8 @@ func (p *printer) object(f *model.File, o *model.Object) {
 	p.P("type ", o.Tx(), " struct{ ", p.durable("Tx"), " }")
 	p.comment(o.View()+" is the handle of one "+o.Name+" in a turn that only reads.", "", o.Deprecated)
 	p.P("type ", o.View(), " struct{ ", p.durable("View"), " }")
+	p.background(o)
+	p.alarmHandles(o)
 	p.handler(o)
 	p.unimplemented(o)
 	for _, m := range o.Methods {
@@ -136,6 +144,10 @@ func (p *printer) constants(o *model.Object) {
 		p.lines(m.ProcedureConst()+" names the method "+m.Name+" on the wire.", m.Deprecated)
 		p.P(m.ProcedureConst(), " = ", strconv.Quote(m.Procedure))
 	}
+	for _, a := range o.NamedAlarms() {
+		p.lines(a.NameConst()+" is the name of "+a.What()+".", o.Deprecated)
+		p.P(a.NameConst(), " = ", strconv.Quote(a.Name))
+	}
 	p.P(")")
 }
 
@@ -145,6 +157,10 @@ func (p *printer) handler(o *model.Object) {
 	for _, m := range o.Methods {
 		p.lines(cmp.Or(m.Comment, m.Name+" serves "+m.Procedure+"."), m.Deprecated)
 		p.P(m.Name, p.handlerSignature(o, m, true))
+	}
+	for _, a := range o.Alarms {
+		p.lines(a.Handler()+" runs when "+a.What()+" is due, at least once.", o.Deprecated)
+		p.P(a.Handler(), "(", p.ctx, " ", p.context, ", ", p.tx, " ", o.Tx(), ", ", p.alarm, " ", a.Info(), ") error")
 	}
 	p.P("}")
 }
@@ -160,6 +176,12 @@ func (p *printer) unimplemented(o *model.Object) {
 			result = "nil, " + result
 		}
 		p.P("return ", result)
+		p.P("}")
+	}
+	for _, a := range o.Alarms {
+		p.comment(a.Handler()+" implements ["+o.Handler()+"].", "", o.Deprecated)
+		p.P("func (", o.Unimplemented(), ") ", a.Handler(), "(", p.context, ", ", o.Tx(), ", ", a.Info(), ") error {")
+		p.P("return ", p.durable("Unimplemented"), "(", strconv.Quote(a.What()+" of "+o.FullName), ")")
 		p.P("}")
 	}
 }
@@ -222,6 +244,13 @@ func (p *printer) register(f *model.File, o *model.Object) {
 		p.qualify(f.Descriptor), ".Services().ByName(", strconv.Quote(o.ServiceName), "), ", p.newHandler, ", ", p.opts, ",")
 	for _, m := range o.Methods {
 		p.P(p.durable(describe(m)), "(", m.ProcedureConst(), ", ", o.Handler(), ".", m.Name, "),")
+	}
+	for _, a := range o.Alarms {
+		function := "AlarmHandler"
+		if a.Payload != nil {
+			function = "PayloadAlarmHandler"
+		}
+		p.P(p.durable(function), "(", nameOf(a), ", ", o.Handler(), ".", a.Handler(), "),")
 	}
 	p.P(")")
 	p.P("}")

@@ -27,6 +27,15 @@ type SeatTx struct{ durable.Tx }
 // SeatView is the handle of one Seat in a turn that only reads.
 type SeatView struct{ durable.View }
 
+// SeatTurns enters turns of one Seat from background work.
+type SeatTurns = durable.Turns[SeatTx, SeatView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx SeatTx) Go(fn func(ctx context.Context, turns SeatTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // SeatHandler is implemented by the type that holds the behaviour of a Seat.
 type SeatHandler interface {
 	// Take serves /durabletest.samepackage.SeatService/Take.

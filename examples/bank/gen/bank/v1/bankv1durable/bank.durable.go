@@ -34,6 +34,15 @@ type AccountTx struct{ durable.Tx }
 // AccountView is the handle of one Account in a turn that only reads.
 type AccountView struct{ durable.View }
 
+// AccountTurns enters turns of one Account from background work.
+type AccountTurns = durable.Turns[AccountTx, AccountView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx AccountTx) Go(fn func(ctx context.Context, turns AccountTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // AccountHandler is implemented by the type that holds the behaviour of a Account.
 //
 // AccountService is an object for each account: a balance and the entries that
@@ -158,6 +167,15 @@ type TransferTx struct{ durable.Tx }
 
 // TransferView is the handle of one Transfer in a turn that only reads.
 type TransferView struct{ durable.View }
+
+// TransferTurns enters turns of one Transfer from background work.
+type TransferTurns = durable.Turns[TransferTx, TransferView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx TransferTx) Go(fn func(ctx context.Context, turns TransferTurns) error) error {
+	return durable.Go(tx, fn)
+}
 
 // TransferHandler is implemented by the type that holds the behaviour of a Transfer.
 //

@@ -30,6 +30,15 @@ type CounterTx struct{ durable.Tx }
 // CounterView is the handle of one Counter in a turn that only reads.
 type CounterView struct{ durable.View }
 
+// CounterTurns enters turns of one Counter from background work.
+type CounterTurns = durable.Turns[CounterTx, CounterView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx CounterTx) Go(fn func(ctx context.Context, turns CounterTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // CounterHandler is implemented by the type that holds the behaviour of a Counter.
 //
 // CounterService is an object for each name: a number that can be added to.

@@ -48,6 +48,15 @@ type WarehouseTx struct{ durable.Tx }
 // WarehouseView is the handle of one Warehouse in a turn that only reads.
 type WarehouseView struct{ durable.View }
 
+// WarehouseTurns enters turns of one Warehouse from background work.
+type WarehouseTurns = durable.Turns[WarehouseTx, WarehouseView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx WarehouseTx) Go(fn func(ctx context.Context, turns WarehouseTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // WarehouseHandler is implemented by the type that holds the behaviour of a Warehouse.
 //
 // WarehouseService is an object for each warehouse: the items it keeps, how many

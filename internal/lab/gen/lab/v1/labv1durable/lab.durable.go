@@ -34,6 +34,15 @@ type CounterTx struct{ durable.Tx }
 // CounterView is the handle of one Counter in a turn that only reads.
 type CounterView struct{ durable.View }
 
+// CounterTurns enters turns of one Counter from background work.
+type CounterTurns = durable.Turns[CounterTx, CounterView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx CounterTx) Go(fn func(ctx context.Context, turns CounterTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // CounterHandler is implemented by the type that holds the behaviour of a Counter.
 //
 // CounterService is a number that can be added to, with and without races.
@@ -166,6 +175,15 @@ type RecorderTx struct{ durable.Tx }
 
 // RecorderView is the handle of one Recorder in a turn that only reads.
 type RecorderView struct{ durable.View }
+
+// RecorderTurns enters turns of one Recorder from background work.
+type RecorderTurns = durable.Turns[RecorderTx, RecorderView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx RecorderTx) Go(fn func(ctx context.Context, turns RecorderTurns) error) error {
+	return durable.Go(tx, fn)
+}
 
 // RecorderHandler is implemented by the type that holds the behaviour of a Recorder.
 //
@@ -380,6 +398,15 @@ type KVLabTx struct{ durable.Tx }
 // KVLabView is the handle of one KVLab in a turn that only reads.
 type KVLabView struct{ durable.View }
 
+// KVLabTurns enters turns of one KVLab from background work.
+type KVLabTurns = durable.Turns[KVLabTx, KVLabView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx KVLabTx) Go(fn func(ctx context.Context, turns KVLabTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // KVLabHandler is implemented by the type that holds the behaviour of a KVLab.
 //
 // KVLabService passes steps on to its handle, all in one turn.
@@ -470,6 +497,15 @@ type SQLLabTx struct{ durable.Tx }
 
 // SQLLabView is the handle of one SQLLab in a turn that only reads.
 type SQLLabView struct{ durable.View }
+
+// SQLLabTurns enters turns of one SQLLab from background work.
+type SQLLabTurns = durable.Turns[SQLLabTx, SQLLabView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx SQLLabTx) Go(fn func(ctx context.Context, turns SQLLabTurns) error) error {
+	return durable.Go(tx, fn)
+}
 
 // SQLLabHandler is implemented by the type that holds the behaviour of a SQLLab.
 //
@@ -562,6 +598,15 @@ type PlainTx struct{ durable.Tx }
 // PlainView is the handle of one Plain in a turn that only reads.
 type PlainView struct{ durable.View }
 
+// PlainTurns enters turns of one Plain from background work.
+type PlainTurns = durable.Turns[PlainTx, PlainView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx PlainTx) Go(fn func(ctx context.Context, turns PlainTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // PlainHandler is implemented by the type that holds the behaviour of a Plain.
 //
 // PlainService has no field for the key.
@@ -637,6 +682,15 @@ type UniqueTx struct{ durable.Tx }
 
 // UniqueView is the handle of one Unique in a turn that only reads.
 type UniqueView struct{ durable.View }
+
+// UniqueTurns enters turns of one Unique from background work.
+type UniqueTurns = durable.Turns[UniqueTx, UniqueView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx UniqueTx) Go(fn func(ctx context.Context, turns UniqueTurns) error) error {
+	return durable.Go(tx, fn)
+}
 
 // UniqueHandler is implemented by the type that holds the behaviour of a Unique.
 //

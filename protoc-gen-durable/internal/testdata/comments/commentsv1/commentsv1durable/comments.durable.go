@@ -44,6 +44,15 @@ type RoomTx struct{ durable.Tx }
 // RoomView is the handle of one Room in a turn that only reads.
 type RoomView struct{ durable.View }
 
+// RoomTurns enters turns of one Room from background work.
+type RoomTurns = durable.Turns[RoomTx, RoomView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx RoomTx) Go(fn func(ctx context.Context, turns RoomTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // RoomHandler is implemented by the type that holds the behaviour of a Room.
 //
 // RoomService is a chat room.
@@ -246,6 +255,19 @@ type OldTx struct{ durable.Tx }
 //
 // Deprecated: Marked as deprecated in comments/comments.proto.
 type OldView struct{ durable.View }
+
+// OldTurns enters turns of one Old from background work.
+//
+// Deprecated: Marked as deprecated in comments/comments.proto.
+type OldTurns = durable.Turns[OldTx, OldView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+//
+// Deprecated: Marked as deprecated in comments/comments.proto.
+func (tx OldTx) Go(fn func(ctx context.Context, turns OldTurns) error) error {
+	return durable.Go(tx, fn)
+}
 
 // OldHandler is implemented by the type that holds the behaviour of a Old.
 //

@@ -36,6 +36,19 @@ type FormerTx struct{ durable.Tx }
 // Deprecated: Marked as deprecated in comments/deprecated.proto.
 type FormerView struct{ durable.View }
 
+// FormerTurns enters turns of one Former from background work.
+//
+// Deprecated: Marked as deprecated in comments/deprecated.proto.
+type FormerTurns = durable.Turns[FormerTx, FormerView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+//
+// Deprecated: Marked as deprecated in comments/deprecated.proto.
+func (tx FormerTx) Go(fn func(ctx context.Context, turns FormerTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // FormerHandler is implemented by the type that holds the behaviour of a Former.
 //
 // FormerService is as deprecated as its file.

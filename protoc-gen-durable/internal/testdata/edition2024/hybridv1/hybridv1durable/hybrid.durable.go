@@ -32,6 +32,15 @@ type DoorTx struct{ durable.Tx }
 // DoorView is the handle of one Door in a turn that only reads.
 type DoorView struct{ durable.View }
 
+// DoorTurns enters turns of one Door from background work.
+type DoorTurns = durable.Turns[DoorTx, DoorView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx DoorTx) Go(fn func(ctx context.Context, turns DoorTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // DoorHandler is implemented by the type that holds the behaviour of a Door.
 type DoorHandler interface {
 	// Open serves /durabletest.edition2024.hybrid.DoorService/Open.

@@ -56,6 +56,15 @@ type BorderTx struct{ durable.Tx }
 // BorderView is the handle of one Border in a turn that only reads.
 type BorderView struct{ durable.View }
 
+// BorderTurns enters turns of one Border from background work.
+type BorderTurns = durable.Turns[BorderTx, BorderView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx BorderTx) Go(fn func(ctx_ context.Context, turns BorderTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // BorderHandler is implemented by the type that holds the behaviour of a Border.
 //
 // Every message of this service is in another package than the service.

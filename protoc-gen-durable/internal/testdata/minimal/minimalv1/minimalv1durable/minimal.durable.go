@@ -28,6 +28,15 @@ type CartTx struct{ durable.Tx }
 // CartView is the handle of one Cart in a turn that only reads.
 type CartView struct{ durable.View }
 
+// CartTurns enters turns of one Cart from background work.
+type CartTurns = durable.Turns[CartTx, CartView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx CartTx) Go(fn func(ctx context.Context, turns CartTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // CartHandler is implemented by the type that holds the behaviour of a Cart.
 type CartHandler interface {
 	// AddItem serves /durabletest.minimal.CartService/AddItem.

@@ -86,6 +86,15 @@ type TypeTx struct{ durable.Tx }
 // TypeView is the handle of one Type in a turn that only reads.
 type TypeView struct{ durable.View }
 
+// TypeTurns enters turns of one Type from background work.
+type TypeTurns = durable.Turns[TypeTx, TypeView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx TypeTx) Go(fn func(ctx context.Context, turns TypeTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // TypeHandler is implemented by the type that holds the behaviour of a Type.
 //
 // Names that Go, the generator or the runtime use too.
@@ -577,6 +586,15 @@ type ServiceTx struct{ durable.Tx }
 // ServiceView is the handle of one Service in a turn that only reads.
 type ServiceView struct{ durable.View }
 
+// ServiceTurns enters turns of one Service from background work.
+type ServiceTurns = durable.Turns[ServiceTx, ServiceView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx ServiceTx) Go(fn func(ctx context.Context, turns ServiceTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // ServiceHandler is implemented by the type that holds the behaviour of a Service.
 type ServiceHandler interface {
 	// Service serves /durabletest.names.Service/Service.
@@ -650,6 +668,15 @@ type HttpApiTx struct{ durable.Tx }
 
 // HttpApiView is the handle of one HttpApi in a turn that only reads.
 type HttpApiView struct{ durable.View }
+
+// HttpApiTurns enters turns of one HttpApi from background work.
+type HttpApiTurns = durable.Turns[HttpApiTx, HttpApiView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx HttpApiTx) Go(fn func(ctx context.Context, turns HttpApiTurns) error) error {
+	return durable.Go(tx, fn)
+}
 
 // HttpApiHandler is implemented by the type that holds the behaviour of a HttpApi.
 type HttpApiHandler interface {

@@ -28,6 +28,15 @@ type LegacyTx struct{ durable.Tx }
 // LegacyView is the handle of one Legacy in a turn that only reads.
 type LegacyView struct{ durable.View }
 
+// LegacyTurns enters turns of one Legacy from background work.
+type LegacyTurns = durable.Turns[LegacyTx, LegacyView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx LegacyTx) Go(fn func(ctx context.Context, turns LegacyTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // LegacyHandler is implemented by the type that holds the behaviour of a Legacy.
 //
 // LegacyService knows nothing of objects.
@@ -105,6 +114,15 @@ type ThirdTx struct{ durable.Tx }
 
 // ThirdView is the handle of one Third in a turn that only reads.
 type ThirdView struct{ durable.View }
+
+// ThirdTurns enters turns of one Third from background work.
+type ThirdTurns = durable.Turns[ThirdTx, ThirdView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx ThirdTx) Go(fn func(ctx context.Context, turns ThirdTurns) error) error {
+	return durable.Go(tx, fn)
+}
 
 // ThirdHandler is implemented by the type that holds the behaviour of a Third.
 type ThirdHandler interface {

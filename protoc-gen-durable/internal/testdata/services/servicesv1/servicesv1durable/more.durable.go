@@ -28,6 +28,15 @@ type LedgerTx struct{ durable.Tx }
 // LedgerView is the handle of one Ledger in a turn that only reads.
 type LedgerView struct{ durable.View }
 
+// LedgerTurns enters turns of one Ledger from background work.
+type LedgerTurns = durable.Turns[LedgerTx, LedgerView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx LedgerTx) Go(fn func(ctx context.Context, turns LedgerTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // LedgerHandler is implemented by the type that holds the behaviour of a Ledger.
 //
 // A second file of the same Go package.

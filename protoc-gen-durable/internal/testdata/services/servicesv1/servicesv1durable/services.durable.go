@@ -28,6 +28,15 @@ type AccountTx struct{ durable.Tx }
 // AccountView is the handle of one Account in a turn that only reads.
 type AccountView struct{ durable.View }
 
+// AccountTurns enters turns of one Account from background work.
+type AccountTurns = durable.Turns[AccountTx, AccountView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx AccountTx) Go(fn func(ctx context.Context, turns AccountTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // AccountHandler is implemented by the type that holds the behaviour of a Account.
 type AccountHandler interface {
 	// Open serves /durabletest.services.AccountService/Open.
@@ -101,6 +110,15 @@ type AccountTypeTx struct{ durable.Tx }
 
 // AccountTypeView is the handle of one AccountType in a turn that only reads.
 type AccountTypeView struct{ durable.View }
+
+// AccountTypeTurns enters turns of one AccountType from background work.
+type AccountTypeTurns = durable.Turns[AccountTypeTx, AccountTypeView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx AccountTypeTx) Go(fn func(ctx context.Context, turns AccountTypeTurns) error) error {
+	return durable.Go(tx, fn)
+}
 
 // AccountTypeHandler is implemented by the type that holds the behaviour of a AccountType.
 type AccountTypeHandler interface {

@@ -38,6 +38,15 @@ type FeedTx struct{ durable.Tx }
 // FeedView is the handle of one Feed in a turn that only reads.
 type FeedView struct{ durable.View }
 
+// FeedTurns enters turns of one Feed from background work.
+type FeedTurns = durable.Turns[FeedTx, FeedView]
+
+// Go runs fn in the background, once what this turn wrote by then is committed.
+// It is [durable.Tx].Background with typed handles; see there.
+func (tx FeedTx) Go(fn func(ctx context.Context, turns FeedTurns) error) error {
+	return durable.Go(tx, fn)
+}
+
 // FeedHandler is implemented by the type that holds the behaviour of a Feed.
 //
 // A FeedService has a method of every shape.
