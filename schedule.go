@@ -33,8 +33,9 @@ func Every(interval time.Duration) Schedule { return Schedule{Interval: interval
 // expression: minute, hour, day of month, month and day of week, as in
 // "30 9 * * MON-FRI", or a descriptor as "@daily". They are read in the time zone
 // of that IANA name, as "Europe/Berlin"; "" is UTC. Where clocks are put forward,
-// a time that is skipped runs when the gap ends; where they are put back, one
-// that comes twice runs once.
+// a time that is skipped comes as much later. Where they are put back, a time that
+// comes twice counts once if the expression names its hour, and twice if it runs
+// in every hour.
 func Cron(expression, timeZone string) Schedule {
 	return Schedule{Expression: expression, TimeZone: timeZone}
 }
@@ -82,10 +83,36 @@ func (s Schedule) Next(t time.Time) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("%w: cron expression %q: %w", ErrInvalidArgument, s.Expression, err)
 	}
 	next := parsed.Next(t.In(zone))
+	for namesHour(s.Expression) && comesAgain(next) {
+		next = parsed.Next(next)
+	}
 	if next.IsZero() {
 		return time.Time{}, fmt.Errorf("%w: cron expression %q: no such time in the years to come", ErrInvalidArgument, s.Expression)
 	}
 	return next.UTC(), nil
+}
+
+// namesHour reports whether a cron expression runs at certain hours only.
+func namesHour(expression string) bool {
+	fields := strings.Fields(expression)
+	if len(fields) < 2 {
+		return expression != "@hourly"
+	}
+	return !strings.HasPrefix(fields[1], "*")
+}
+
+// comesAgain reports whether the clocks of the zone showed the time of t before,
+// until they were put back.
+func comesAgain(t time.Time) bool {
+	if t.IsZero() {
+		return false
+	}
+	for _, back := range []time.Duration{30 * time.Minute, time.Hour, 2 * time.Hour} { // there are no others
+		if before := t.Add(-back); before.Day() == t.Day() && before.Hour() == t.Hour() && before.Minute() == t.Minute() {
+			return true
+		}
+	}
+	return false
 }
 
 // Advance returns when a run is due that follows the one of scheduled, which is

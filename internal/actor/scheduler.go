@@ -1,11 +1,13 @@
 package actor
 
 import (
+	"cmp"
 	"container/heap"
 	"context"
 	"errors"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,8 +32,9 @@ type scheduler struct {
 		timers  map[timerKey]*timer
 		due     timerHeap // those that do not run
 		// Every stored timer that is due before horizon, in milliseconds, is in
-		// timers.
+		// timers. Those that wait after a failure may be later.
 		horizon int64
+		crowd   int // how many of due are too many
 		// noted has what commits changed while the store is read; nil while it is
 		// not.
 		noted map[timerKey]int64
@@ -66,7 +69,7 @@ const (
 
 func newScheduler(h *Host, run func(context.Context, timerKey, bool) error, slots int) *scheduler {
 	s := &scheduler{h: h, run: run, max: heldTimers, slots: make(chan struct{}, slots), wake: make(chan struct{}, 1)}
-	s.mu.timers = map[timerKey]*timer{}
+	s.mu.timers, s.mu.crowd = map[timerKey]*timer{}, 2*s.max
 	return s
 }
 
@@ -137,31 +140,27 @@ func (s *scheduler) put(key timerKey, at int64) (first bool) {
 		t.at, t.failures = at, 0
 		heap.Fix(&s.mu.due, t.index)
 	}
-	if len(s.mu.due) > 2*s.max {
+	if len(s.mu.due) > s.mu.crowd {
 		s.shed()
 	}
-	return t.index == 0
+	return len(s.mu.due) > 0 && s.mu.due[0] == t
 }
 
-// shed forgets the later half of the timers that do not run. They are in the
-// store.
+// shed forgets timers beyond the first ones. They are in the store.
 func (s *scheduler) shed() {
-	kept := timerHeap{}
-	for len(kept) < s.max {
-		kept = append(kept, heap.Pop(&s.mu.due).(*timer))
-	}
-	s.mu.horizon = s.mu.due[0].at
-	for _, t := range s.mu.due {
-		delete(s.mu.timers, t.timerKey)
-	}
+	all := slices.SortedFunc(slices.Values(s.mu.due), func(a, b *timer) int { return cmp.Compare(a.at, b.at) })
 	s.mu.due = nil
-	for _, t := range kept {
-		if t.at >= s.mu.horizon { // due at the same time as one that was dropped
+	last := all[s.max-1].at // those of one millisecond stay together
+	for i, t := range all {
+		if t.at > last && t.failures == 0 {
+			s.mu.horizon = min(s.mu.horizon, t.at)
 			delete(s.mu.timers, t.timerKey)
 			continue
 		}
-		heap.Push(&s.mu.due, t)
+		all[i].index = len(s.mu.due)
+		s.mu.due = append(s.mu.due, t) // in order, so it is a heap
 	}
+	s.mu.crowd = max(2*s.max, 2*len(s.mu.due))
 }
 
 func (s *scheduler) loop(ctx context.Context) {
@@ -207,10 +206,14 @@ func (s *scheduler) sleep(ctx context.Context, wait time.Duration) {
 func (s *scheduler) next() (*timer, time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	first := int64(never)
+	if len(s.mu.due) > 0 {
+		first = s.mu.due[0].at
+	}
 	switch {
-	case s.mu.horizon == 0 || len(s.mu.due) == 0 && s.mu.horizon != never:
+	case s.mu.horizon == 0 || first >= s.mu.horizon && s.mu.horizon != never:
 		return nil, -1
-	case len(s.mu.due) == 0:
+	case first == never:
 		return nil, 0
 	}
 	t := s.mu.due[0]
@@ -227,8 +230,12 @@ func (s *scheduler) next() (*timer, time.Duration) {
 func (s *scheduler) read(ctx context.Context) error {
 	s.mu.Lock()
 	s.mu.noted = map[timerKey]int64{}
+	held := make(map[timerKey]bool, len(s.mu.timers))
+	for key := range s.mu.timers {
+		held[key] = true
+	}
 	s.mu.Unlock()
-	read, horizon, err := s.scan(ctx)
+	read, horizon, err := s.scan(ctx, held)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	noted := s.mu.noted
@@ -249,9 +256,9 @@ func (s *scheduler) read(ctx context.Context) error {
 	return nil
 }
 
-// scan returns the first timers of the store, of types that are registered, and
-// the time before which there are no others.
-func (s *scheduler) scan(ctx context.Context) (read []storage.Timer, horizon int64, err error) {
+// scan returns the first timers of the store that are not held, of types that are
+// registered, and the time before which there are no others.
+func (s *scheduler) scan(ctx context.Context, held map[timerKey]bool) (read []storage.Timer, horizon int64, err error) {
 	unknown := map[storage.TypeID]bool{}
 	for t, err := range s.h.session.Timers(ctx, latestAlarm.AddDate(1, 0, 0)) {
 		if err != nil {
@@ -270,7 +277,9 @@ func (s *scheduler) scan(ctx context.Context) (read []storage.Timer, horizon int
 			}
 			continue
 		}
-		read = append(read, t)
+		if !held[timerKey{t.Object, t.Kind}] {
+			read = append(read, t)
+		}
 	}
 	return read, never, nil
 }
@@ -297,6 +306,9 @@ func (s *scheduler) fire(t *timer) {
 		heap.Push(&s.mu.due, t)
 	default:
 		delete(s.mu.timers, key)
+		if s.mu.noted != nil && at != 0 { // the reader takes it for held
+			s.mu.noted[key] = at
+		}
 	}
 	s.mu.Unlock()
 	s.poke()

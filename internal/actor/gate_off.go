@@ -1,0 +1,5 @@
+//go:build durable_no_output_gate
+
+package actor
+
+const outputGate = false
