@@ -252,7 +252,7 @@ func TestShapes(t *testing.T) {
 	wantCalls := []durable.MethodSpec{
 		{Procedure: service + "Post"},
 		{Procedure: service + "Read", ReadOnly: true},
-		{Procedure: service + "Pull", ServerStream: true},
+		{Procedure: service + "Pull", ServerStream: true, Idempotent: true},
 		{Procedure: service + "Watch", ReadOnly: true, ServerStream: true},
 		{Procedure: service + "Push", ClientStream: true},
 		{Procedure: service + "Chat", ClientStream: true, ServerStream: true},

@@ -191,6 +191,13 @@ type Shard interface {
 	Err() error
 }
 
+// A Sizer is a [Shard] that can tell how big an object is without reading it.
+type Sizer interface {
+	// Size returns about how many bytes the object takes in the files of the
+	// store. What was written last may not be counted.
+	Size(ctx context.Context, o ObjectID) (int64, error)
+}
+
 // A Snapshot is a frozen view of a shard. Close releases what it holds.
 type Snapshot interface {
 	Reader

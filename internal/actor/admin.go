@@ -51,8 +51,8 @@ type Description struct {
 	Name       string
 	Created    time.Time
 	LastCommit time.Time // to the minute when it is not in memory; zero: not known
-	// StoredBytes is how many bytes of keys and values are stored, before
-	// compression.
+	// StoredBytes is how many bytes of keys and values are stored; of a big object
+	// about how many it takes in the store, as far as that can tell.
 	StoredBytes int64
 	Active      bool // it is in memory
 	Alarms      []durable.AlarmStatus
@@ -97,8 +97,7 @@ func (h *Host) change(ctx context.Context, typ *Type, id durable.ID, fn func(t *
 }
 
 // Describe returns what is known of an object; of one that does not exist, that
-// it does not, and whether it is in memory. It reads everything that the object
-// has stored.
+// it does not, and whether it is in memory.
 func (h *Host) Describe(ctx context.Context, typ *Type, id durable.ID) (d Description, err error) {
 	err = h.with(typ, id, func(o *object) error {
 		m, err := o.bare(ctx, shared, func(t *turn) error {
@@ -112,14 +111,15 @@ func (h *Host) Describe(ctx context.Context, typ *Type, id durable.ID) (d Descri
 			if d.Alarms, err = (*turnAlarms)(t).All(); err != nil {
 				return err
 			}
-			for pair, err := range act.shard.Scan(ctx, o.id, storage.Range{}) {
-				if err != nil {
-					return readFailed("describe", err)
-				}
-				d.StoredBytes += int64(len(pair.Key) + len(pair.Val))
-				if string(pair.Key) == string(commitKey) && len(pair.Val) == 8 {
-					d.LastCommit = time.UnixMilli(int64(binary.BigEndian.Uint64(pair.Val)))
-				}
+			val, ok, err := act.shard.Get(ctx, o.id, commitKey)
+			if err != nil {
+				return readFailed("describe", err)
+			}
+			if ok && len(val) == 8 {
+				d.LastCommit = time.UnixMilli(int64(binary.BigEndian.Uint64(val)))
+			}
+			if d.StoredBytes, err = act.size(ctx, o.id); err != nil {
+				return readFailed("describe", err)
 			}
 			if at := act.lastCommit.Load(); at > d.LastCommit.UnixMilli() {
 				d.LastCommit = time.UnixMilli(at)
@@ -129,6 +129,26 @@ func (h *Host) Describe(ctx context.Context, typ *Type, id durable.ID) (d Descri
 		return o.reply(ctx, m, err)
 	})
 	return d, err
+}
+
+// countedPairs is how many pairs of an object are counted one by one.
+const countedPairs = 1000
+
+// size returns how many bytes the object has stored.
+func (a *activation) size(ctx context.Context, id storage.ObjectID) (int64, error) {
+	sizer, _ := a.shard.Shard.(storage.Sizer)
+	n, pairs := int64(0), 0
+	for pair, err := range a.shard.Scan(ctx, id, storage.Range{}) {
+		if err != nil {
+			return 0, err
+		}
+		n += int64(len(pair.Key) + len(pair.Val))
+		if pairs++; pairs >= countedPairs && sizer != nil {
+			estimate, err := sizer.Size(ctx, id)
+			return max(n, estimate), err
+		}
+	}
+	return n, nil
 }
 
 // Inspect runs fn in a reading turn that does not run the constructor. It returns

@@ -316,7 +316,7 @@ func (h *Host) release(o *object) {
 		return
 	}
 	o.mu.Lock()
-	active, settled := o.act != nil, o.settledLocked()
+	active, settled := o.act != nil, o.isSettled()
 	o.mu.Unlock()
 	switch {
 	case !active && settled:

@@ -118,46 +118,58 @@ func (l *life) pop(now time.Time) (o *object, wait bool) {
 	return heap.Pop(&l.mu.idle).(*object), true
 }
 
-// look decides about an entry that is not in the heap, and reports whether it
-// dropped its activation. force drops it before its time.
+// look looks at an entry that is not in the heap, and reports whether it dropped
+// its activation. force drops it before its time.
 func (l *life) look(o *object, force bool) bool {
+	act := l.decide(o, force)
+	if act == nil {
+		return false
+	}
+	if _, ok := act.handler.(durable.Evicter); !ok {
+		act.release()
+		return true
+	}
+	go func() {
+		defer l.h.release(o)
+		ctx, cancel := context.WithTimeout(context.Background(), evictTimeout)
+		defer cancel()
+		_, _ = o.evict(ctx, act)
+	}()
+	return true
+}
+
+// decide takes an activation that is over, and returns it: out of the table, or,
+// when its handler wants to know, with a reference to its entry.
+func (l *life) decide(o *object, force bool) *activation {
 	b := l.h.bucket(o.id)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if o.refs > 0 {
-		return false // whoever uses it gives it back
+		return nil // whoever uses it gives it back
 	}
 	o.mu.Lock()
-	act, settled := o.act, o.settledLocked()
-	o.mu.Unlock()
-	now := time.Now()
+	defer o.mu.Unlock()
+	act, settled := o.act, o.isSettled()
 	switch over := o.idleSince.Add(o.typ.Limits.IdleTimeout); {
 	case act == nil && settled:
 		delete(b.mu.objects, o.id)
-		return false
+		return nil
+	case act != nil && o.typ.KeepActive:
+		return nil
 	case !settled:
-		l.watch(o, now.Add(settlePause))
-		return false
-	case !force && now.Before(over):
+		l.watch(o, time.Now().Add(settlePause))
+		return nil
+	case !force && time.Now().Before(over):
 		l.watch(o, over)
-		return false
+		return nil
 	}
 	if _, ok := act.handler.(durable.Evicter); ok {
-		o.refs++ // gives it back
-		go func() {
-			defer l.h.release(o)
-			ctx, cancel := context.WithTimeout(context.Background(), evictTimeout)
-			defer cancel()
-			_, _ = o.evict(ctx, act)
-		}()
-		return true
+		o.refs++
+		return act
 	}
-	o.mu.Lock()
 	o.drop(act)
-	o.mu.Unlock()
 	delete(b.mu.objects, o.id)
-	act.release() // touches no lock of the table
-	return true
+	return act
 }
 
 // added counts an activation that was made, and makes room for it.

@@ -75,8 +75,8 @@ func (a *activation) err() error {
 
 func (o *object) durableID() durable.ID { return o.id.ID }
 
-// settledLocked reports whether no commit is under way. The caller holds mu.
-func (o *object) settledLocked() bool {
+// isSettled reports whether no commit is under way. The caller holds mu.
+func (o *object) isSettled() bool {
 	if o.last == nil {
 		return true
 	}
@@ -215,13 +215,16 @@ func (o *object) activate(ctx context.Context) (*activation, error) {
 		}
 	}
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	if err != nil {
 		o.queue.fail(waitedError{err})
+	} else {
+		o.act = act
+	}
+	o.mu.Unlock()
+	if err != nil {
 		return nil, err
 	}
-	o.act = act
-	o.host.life.added()
+	o.host.life.added() // takes locks of other objects
 	return act, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/durable-go/durable/storage"
+	"github.com/durable-go/durable/storage/internal/keyspace"
 )
 
 type shard struct {
@@ -82,6 +83,23 @@ func (sh *shard) Release(context.Context) error {
 		return e.lost()
 	}
 	return nil
+}
+
+// Size implements [storage.Sizer].
+func (sh *shard) Size(ctx context.Context, o storage.ObjectID) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if err := sh.alive(); err != nil {
+		return 0, err
+	}
+	e := sh.e
+	if err := e.enter(); err != nil {
+		return 0, err
+	}
+	defer e.inside.leave()
+	n, err := e.db.EstimateDiskUsage(keyspace.AppendObject(nil, o), keyspace.AppendObjectEnd(nil, o))
+	return int64(n), err
 }
 
 func (sh *shard) Snapshot(ctx context.Context) (storage.Snapshot, error) {

@@ -42,6 +42,7 @@ type Method struct {
 	Procedure  string // "/counter.v1.CounterService/Add"
 	Shape      Shape
 	ReadOnly   bool // NO_SIDE_EFFECTS
+	Idempotent bool // IDEMPOTENT
 	Request    protogen.GoIdent
 	Response   protogen.GoIdent
 	Comment    string // lines without "//"; may be empty

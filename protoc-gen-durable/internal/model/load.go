@@ -190,6 +190,7 @@ func newMethod(o *Object, method *protogen.Method) *Method {
 		StubName:   method.GoName,
 		Procedure:  "/" + o.FullName + "/" + string(method.Desc.Name()),
 		ReadOnly:   opts.GetIdempotencyLevel() == descriptorpb.MethodOptions_NO_SIDE_EFFECTS,
+		Idempotent: opts.GetIdempotencyLevel() == descriptorpb.MethodOptions_IDEMPOTENT,
 		Request:    method.Input.GoIdent,
 		Response:   method.Output.GoIdent,
 		Comment:    comment(method.Comments),

@@ -305,6 +305,9 @@ func (p *printer) call(o *model.Object, m *model.Method) {
 	if m.ReadOnly {
 		spec += ", ReadOnly: true"
 	}
+	if m.Idempotent {
+		spec += ", Idempotent: true"
+	}
 	spec += "}, "
 	if m.Shape == model.Unary || m.Shape == model.ServerStream {
 		spec += p.req + ", "

@@ -9,15 +9,15 @@
 
 import type { GenEnum, GenExtension, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, extDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
-import type { FieldOptions as FieldOptions$1, ServiceOptions as ServiceOptions$1 } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_descriptor } from "@bufbuild/protobuf/wkt";
+import type { Duration, FieldOptions as FieldOptions$1, ServiceOptions as ServiceOptions$1 } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_descriptor, file_google_protobuf_duration } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file durable/v1/options.proto.
  */
 export const file_durable_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("ChhkdXJhYmxlL3YxL29wdGlvbnMucHJvdG8SCmR1cmFibGUudjEiOwoOU2VydmljZU9wdGlvbnMSKQoGb2JqZWN0GAEgASgLMhkuZHVyYWJsZS52MS5PYmplY3RPcHRpb25zIh0KDU9iamVjdE9wdGlvbnMSDAoEdHlwZRgBIAEoCSIwCgxGaWVsZE9wdGlvbnMSIAoDa2V5GAEgASgOMhMuZHVyYWJsZS52MS5LZXlLaW5kKkcKB0tleUtpbmQSGAoUS0VZX0tJTkRfVU5TUEVDSUZJRUQQABIRCg1LRVlfS0lORF9OQU1FEAESDwoLS0VZX0tJTkRfSUQQAjpXCgdzZXJ2aWNlEh8uZ29vZ2xlLnByb3RvYnVmLlNlcnZpY2VPcHRpb25zGNehBSABKAsyGi5kdXJhYmxlLnYxLlNlcnZpY2VPcHRpb25zUgdzZXJ2aWNlOk8KBWZpZWxkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjXoQUgASgLMhguZHVyYWJsZS52MS5GaWVsZE9wdGlvbnNSBWZpZWxkQjhaNmdpdGh1Yi5jb20vZHVyYWJsZS1nby9kdXJhYmxlL2dlbi9kdXJhYmxlL3YxO2R1cmFibGV2MWIGcHJvdG8z", [file_google_protobuf_descriptor]);
+  fileDesc("ChhkdXJhYmxlL3YxL29wdGlvbnMucHJvdG8SCmR1cmFibGUudjEiOwoOU2VydmljZU9wdGlvbnMSKQoGb2JqZWN0GAEgASgLMhkuZHVyYWJsZS52MS5PYmplY3RPcHRpb25zIkcKDU9iamVjdE9wdGlvbnMSDAoEdHlwZRgBIAEoCRIoCgZhbGFybXMYAiADKAsyGC5kdXJhYmxlLnYxLkFsYXJtT3B0aW9ucyJUCgxBbGFybU9wdGlvbnMSDAoEbmFtZRgBIAEoCRIPCgdwYXlsb2FkGAIgASgJEiUKBXJldHJ5GAMgASgLMhYuZHVyYWJsZS52MS5BbGFybVJldHJ5InkKCkFsYXJtUmV0cnkSGAoLbWF4X3JldHJpZXMYASABKA1IAIgBARIRCgl1bmxpbWl0ZWQYAiABKAgSLgoLZmlyc3RfZGVsYXkYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CDgoMX21heF9yZXRyaWVzIkkKDEZpZWxkT3B0aW9ucxIgCgNrZXkYASABKA4yEy5kdXJhYmxlLnYxLktleUtpbmQSFwoPaWRlbXBvdGVuY3lfa2V5GAIgASgIKkcKB0tleUtpbmQSGAoUS0VZX0tJTkRfVU5TUEVDSUZJRUQQABIRCg1LRVlfS0lORF9OQU1FEAESDwoLS0VZX0tJTkRfSUQQAjpXCgdzZXJ2aWNlEh8uZ29vZ2xlLnByb3RvYnVmLlNlcnZpY2VPcHRpb25zGNehBSABKAsyGi5kdXJhYmxlLnYxLlNlcnZpY2VPcHRpb25zUgdzZXJ2aWNlOk8KBWZpZWxkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjXoQUgASgLMhguZHVyYWJsZS52MS5GaWVsZE9wdGlvbnNSBWZpZWxkQjhaNmdpdGh1Yi5jb20vZHVyYWJsZS1nby9kdXJhYmxlL2dlbi9kdXJhYmxlL3YxO2R1cmFibGV2MWIGcHJvdG8z", [file_google_protobuf_descriptor, file_google_protobuf_duration]);
 
 /**
  * ServiceOptions are the options of one service.
@@ -55,6 +55,14 @@ export type ObjectOptions = Message<"durable.v1.ObjectOptions"> & {
    * @generated from field: string type = 1;
    */
   type: string;
+
+  /**
+   * The alarms that objects of this type have: durable timers that wake the
+   * object. Each name once, and at most 32.
+   *
+   * @generated from field: repeated durable.v1.AlarmOptions alarms = 2;
+   */
+  alarms: AlarmOptions[];
 };
 
 /**
@@ -63,6 +71,85 @@ export type ObjectOptions = Message<"durable.v1.ObjectOptions"> & {
  */
 export const ObjectOptionsSchema: GenMessage<ObjectOptions> = /*@__PURE__*/
   messageDesc(file_durable_v1_options, 1);
+
+/**
+ * AlarmOptions declare an alarm.
+ *
+ * @generated from message durable.v1.AlarmOptions
+ */
+export type AlarmOptions = Message<"durable.v1.AlarmOptions"> & {
+  /**
+   * The name of the alarm, and the beginning of the name of its handler:
+   * lower_snake_case, at most 64 bytes. Empty for the default alarm. It never
+   * changes while alarms of that name are set.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * The message that is set with the alarm and given to its handler, named as
+   * in a field of a message beside the service. Empty: there is none. It may be
+   * in an imported file; but compilers do not see that, and warn of an import
+   * that is for nothing else.
+   *
+   * @generated from field: string payload = 2;
+   */
+  payload: string;
+
+  /**
+   * What happens when the handler fails. Default: six retries, the first after
+   * two seconds.
+   *
+   * @generated from field: durable.v1.AlarmRetry retry = 3;
+   */
+  retry?: AlarmRetry | undefined;
+};
+
+/**
+ * Describes the message durable.v1.AlarmOptions.
+ * Use `create(AlarmOptionsSchema)` to create a new message.
+ */
+export const AlarmOptionsSchema: GenMessage<AlarmOptions> = /*@__PURE__*/
+  messageDesc(file_durable_v1_options, 2);
+
+/**
+ * AlarmRetry says how often and when a failed alarm is run again. The delay
+ * doubles with every retry, up to nine times, and is up to a quarter longer at
+ * random.
+ *
+ * @generated from message durable.v1.AlarmRetry
+ */
+export type AlarmRetry = Message<"durable.v1.AlarmRetry"> & {
+  /**
+   * How many times, at most: 0 to 1,000. Default 6. Failures that are no fault
+   * of the handler, as of the store, do not count.
+   *
+   * @generated from field: optional uint32 max_retries = 1;
+   */
+  maxRetries?: number | undefined;
+
+  /**
+   * Retries have no end. It does not go with max_retries.
+   *
+   * @generated from field: bool unlimited = 2;
+   */
+  unlimited: boolean;
+
+  /**
+   * The delay before the first retry, from 1 ms to 24 h. Default 2 s.
+   *
+   * @generated from field: google.protobuf.Duration first_delay = 3;
+   */
+  firstDelay?: Duration | undefined;
+};
+
+/**
+ * Describes the message durable.v1.AlarmRetry.
+ * Use `create(AlarmRetrySchema)` to create a new message.
+ */
+export const AlarmRetrySchema: GenMessage<AlarmRetry> = /*@__PURE__*/
+  messageDesc(file_durable_v1_options, 3);
 
 /**
  * FieldOptions are the options of one request field.
@@ -76,6 +163,17 @@ export type FieldOptions = Message<"durable.v1.FieldOptions"> & {
    * @generated from field: durable.v1.KeyKind key = 1;
    */
   key: KeyKind;
+
+  /**
+   * The field holds the idempotency key of the call, as the header
+   * Idempotency-Key does. Empty: the call has none. It is a singular string
+   * without a default value, in no oneof, not the key, and the only one of its
+   * message. That is a request of a method that may write, and of none that
+   * streams.
+   *
+   * @generated from field: bool idempotency_key = 2;
+   */
+  idempotencyKey: boolean;
 };
 
 /**
@@ -83,7 +181,7 @@ export type FieldOptions = Message<"durable.v1.FieldOptions"> & {
  * Use `create(FieldOptionsSchema)` to create a new message.
  */
 export const FieldOptionsSchema: GenMessage<FieldOptions> = /*@__PURE__*/
-  messageDesc(file_durable_v1_options, 2);
+  messageDesc(file_durable_v1_options, 4);
 
 /**
  * KeyKind says what a key field holds.

@@ -180,7 +180,7 @@ func (s FeedStub) Read(ctx context.Context, req *streamsv1.PostRequest, opts ...
 
 // Pull streams to the client.
 func (s FeedStub) Pull(ctx context.Context, req *streamsv1.PostRequest, opts ...durable.CallOption) (*durable.ServerStreamingClient[streamsv1.PostResponse], error) {
-	return durable.CallServerStream[streamsv1.PostResponse](ctx, s.Ref, durable.MethodSpec{Procedure: FeedPullProcedure}, req, opts)
+	return durable.CallServerStream[streamsv1.PostResponse](ctx, s.Ref, durable.MethodSpec{Procedure: FeedPullProcedure, Idempotent: true}, req, opts)
 }
 
 // Watch streams to the client and reads.
