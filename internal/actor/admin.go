@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -185,16 +186,22 @@ func (h *Host) Update(ctx context.Context, typ *Type, id durable.ID, name string
 }
 
 // Abort drops the activation of an object at once, without waiting for its
-// turns: they and the calls that wait fail with a [durable.AbortError]. It reports
-// whether there was one.
+// turns: their contexts end, their handles are dead, and they and the calls that
+// wait fail with a [durable.AbortError]. It reports whether there was one.
 func (h *Host) Abort(_ context.Context, typ *Type, id durable.ID, reason string) (was bool, err error) {
 	err = h.with(typ, id, func(o *object) error {
 		o.mu.Lock()
-		act := o.act
+		act, turns := o.act, slices.Clone(o.running)
 		o.mu.Unlock()
-		if act != nil {
-			o.reset(act, &durable.AbortError{Reason: reason})
-			was = true
+		if act == nil {
+			return nil
+		}
+		was = true
+		o.reset(act, &durable.AbortError{Reason: reason})
+		for _, t := range turns {
+			if t.act == act {
+				t.cutOff()
+			}
 		}
 		return nil
 	})

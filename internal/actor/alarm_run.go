@@ -216,11 +216,28 @@ func (t *turn) endAlarm(name string, rec *recordv1.Alarm) error {
 	if err := t.live(); err != nil {
 		return err
 	}
-	_, written := t.overlay.alarms[name]
+	anew, written := t.overlay.alarms[name]
 	if set[name] == rec && !written && !t.overlay.wiped {
 		t.overlay.setAlarm(name, next, false)
 	}
+	t.act.noteRepeat(t, name, anew)
 	return nil
+}
+
+// repeatsWarned is after how many runs in a row the log tells of an alarm whose
+// handler always sets it for at once (ALM-41).
+const repeatsWarned = 1000
+
+// noteRepeat counts runs that set their alarm for at once.
+func (a *activation) noteRepeat(t *turn, name string, anew *recordv1.Alarm) {
+	if anew == nil || anew.GetDueMs() > time.Now().UnixMilli() {
+		a.repeats = 0
+		return
+	}
+	if a.repeats++; a.repeats == repeatsWarned {
+		t.o.host.log.Warn("an alarm is set for at once by every run of its own handler",
+			"type", t.o.typ.Name, "id", t.o.durableID().String(), "alarm", name, "runs", a.repeats)
+	}
 }
 
 // alarmFailed sets an alarm for its retry after cause, or gives it up. Where the

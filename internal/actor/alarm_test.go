@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -448,6 +449,24 @@ func TestAlarmFiring(t *testing.T) {
 			close(block)
 			synctest.Wait()
 			a.wantSet("")
+		})
+	})
+	t.Run("ALM-41 set for at once by every run", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, a *alarmTest) {
+			var text strings.Builder
+			a.log = slog.New(slog.NewTextHandler(&text, nil))
+			left := repeatsWarned + 1
+			a.does(func(_ context.Context, _ *counter, tx durable.Tx, _ durable.AlarmInfo) error {
+				if left--; left == 0 {
+					return nil
+				}
+				return tx.AlarmPort().Set("", time.Now().Add(-time.Second), nil)
+			})
+			a.set(time.Second)
+			a.wait(time.Minute)
+			if n := strings.Count(text.String(), "set for at once"); n != 1 {
+				t.Errorf("the log tells it %d times: %s", n, text.String())
+			}
 		})
 	})
 	t.Run("ALM-06 no longer declared", func(t *testing.T) {

@@ -393,23 +393,26 @@ func (t *turn) overdue(now time.Time) {
 	if t.reported.CompareAndSwap(false, true) {
 		log.Warn("a handler ignores its deadline, and holds up its object", "late", by)
 	}
-	if limit := o.typ.Limits.StuckTimeout; limit < 0 || by < limit {
-		return
-	}
-	if !t.abandoned.CompareAndSwap(false, true) {
+	if limit := o.typ.Limits.StuckTimeout; limit < 0 || by < limit || t.abandoned.Load() {
 		return
 	}
 	log.Error("a handler did not end, and its object is reset; the handler keeps its goroutine", "late", by)
 	o.reset(t.act, fmt.Errorf("%w: %w: it is %v late", durable.ErrReset, durable.ErrStuck, by.Round(time.Second)))
-	go t.abandon()
+	t.cutOff()
 }
 
-// abandon ends a turn whose handler does not.
-func (t *turn) abandon() {
-	t.mu.Lock() // may take as long as what the handler does
-	held := t.state.CompareAndSwap(running, done)
-	t.mu.Unlock()
-	if held {
-		t.o.leaveTurn(t, true)
+// cutOff ends a turn, whose activation was reset, without its handler.
+func (t *turn) cutOff() {
+	t.context.end()
+	if !t.abandoned.CompareAndSwap(false, true) {
+		return
 	}
+	go func() {
+		t.mu.Lock() // may take as long as what the handler does
+		held := t.state.CompareAndSwap(running, done)
+		t.mu.Unlock()
+		if held {
+			t.o.leaveTurn(t, true)
+		}
+	}()
 }

@@ -306,6 +306,45 @@ func TestWatchdog(t *testing.T) {
 	})
 }
 
+// TestAbortFromOutside: an abort ends the handler's context and frees the object,
+// whatever the handler does.
+func TestAbortFromOutside(t *testing.T) {
+	lifeBubble(t, "ABRT-01 ABRT-07", Options{}, durable.Limits{}, nil, func(t *testing.T, l *lifeTest) {
+		first := make(chan error, 1)
+		go func() {
+			first <- l.update(context.Background(), "a", func(ctx context.Context, _ *counter, tx durable.Tx) error {
+				<-ctx.Done()
+				time.Sleep(time.Second) // and takes its time
+				return tx.KV().Put(context.Background(), "k", []byte("v"))
+			})
+		}()
+		synctest.Wait()
+		waiting := make(chan error, 1)
+		go func() {
+			waiting <- l.update(context.Background(), "a", func(context.Context, *counter, durable.Tx) error { return nil })
+		}()
+		synctest.Wait()
+		begun := time.Now()
+		was, err := l.Abort(t.Context(), l.typ, durable.IDFromName("counter", "a"), "on purpose")
+		if !was || err != nil {
+			t.Errorf("%v %v", was, err)
+		}
+		if err := <-waiting; !errors.Is(err, durable.ErrReset) {
+			t.Errorf("the call that waited: %v", err)
+		}
+		l.touch(t, "a")
+		if took := time.Since(begun); took != 0 {
+			t.Errorf("the next call waited for %v", took)
+		}
+		var abort *durable.AbortError
+		if err := <-first; !errors.As(err, &abort) || abort.Reason != "on purpose" {
+			t.Errorf("the call under way: %v", err)
+		}
+		l.touch(t, "a")
+		l.wantMade(t, "a", 2)
+	})
+}
+
 func TestBackground(t *testing.T) {
 	lifeBubble(t, "LIFE-15 LIFE-16", Options{}, durable.Limits{}, nil, func(t *testing.T, l *lifeTest) {
 		done := make(chan error, 1)

@@ -58,6 +58,7 @@ type activation struct {
 	// milliseconds; stamped when one was stored.
 	lastCommit atomic.Int64
 	stamped    time.Time
+	repeats    int // runs of an alarm in a row that set it for at once
 }
 
 type endedError struct{ err error }
