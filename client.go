@@ -34,6 +34,8 @@ type Call struct {
 	// ResponseHeader and ResponseTrailer, where not nil, receive what came
 	// with the reply.
 	ResponseHeader, ResponseTrailer *http.Header
+	// Retry says how the call is repeated, by connections that may lose one.
+	Retry RetryPolicy
 }
 
 // A MethodSpec is what a caller knows of a method.
@@ -42,6 +44,7 @@ type MethodSpec struct {
 	ReadOnly     bool   // NO_SIDE_EFFECTS
 	ClientStream bool
 	ServerStream bool
+	Idempotent   bool // IDEMPOTENT: making a call twice does no more than making it once
 }
 
 // A ClientStreamPort is the caller's end of a streaming call.
@@ -121,7 +124,10 @@ func WithResponseTrailer(h *http.Header) CallOption {
 // CallUnary makes a call with one request and one response. When it returns nil,
 // what the call wrote is durable. Generated stubs call it.
 func CallUnary[Res any, PRes Message[Res]](ctx context.Context, ref Ref, method MethodSpec, req proto.Message, opts []CallOption) (PRes, error) {
-	call := newCall(ref, method, opts)
+	call, err := newCall(ref, method, opts)
+	if err != nil {
+		return nil, err
+	}
 	res := PRes(new(Res))
 	if err := ref.conn.CallUnary(ctx, call, req, res); err != nil {
 		return nil, err
@@ -133,7 +139,7 @@ func CallUnary[Res any, PRes Message[Res]](ctx context.Context, ref Ref, method 
 // caller reads the stream to its end, closes it or ends ctx.
 func CallServerStream[Res any, PRes Message[Res]](ctx context.Context, ref Ref, method MethodSpec, req proto.Message, opts []CallOption) (*ServerStreamingClient[Res], error) {
 	method.ServerStream = true
-	port, err := ref.conn.OpenStream(ctx, newCall(ref, method, opts))
+	port, err := open(ctx, ref, method, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +162,7 @@ func CallServerStream[Res any, PRes Message[Res]](ctx context.Context, ref Ref, 
 // CallClientStream opens a call with a stream of requests and one response.
 func CallClientStream[Req, Res any, PReq Message[Req], PRes Message[Res]](ctx context.Context, ref Ref, method MethodSpec, opts []CallOption) (*ClientStreamingClient[Req, Res], error) {
 	method.ClientStream = true
-	port, err := ref.conn.OpenStream(ctx, newCall(ref, method, opts))
+	port, err := open(ctx, ref, method, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -166,19 +172,30 @@ func CallClientStream[Req, Res any, PReq Message[Req], PRes Message[Res]](ctx co
 // CallBidiStream opens a call with streams both ways.
 func CallBidiStream[Req, Res any, PReq Message[Req], PRes Message[Res]](ctx context.Context, ref Ref, method MethodSpec, opts []CallOption) (*BidiStreamingClient[Req, Res], error) {
 	method.ClientStream, method.ServerStream = true, true
-	port, err := ref.conn.OpenStream(ctx, newCall(ref, method, opts))
+	port, err := open(ctx, ref, method, opts)
 	if err != nil {
 		return nil, err
 	}
 	return &BidiStreamingClient[Req, Res]{port}, nil
 }
 
-func newCall(ref Ref, method MethodSpec, opts []CallOption) *Call {
+func open(ctx context.Context, ref Ref, method MethodSpec, opts []CallOption) (ClientStreamPort, error) {
+	call, err := newCall(ref, method, opts)
+	if err != nil {
+		return nil, err
+	}
+	return ref.conn.OpenStream(ctx, call)
+}
+
+func newCall(ref Ref, method MethodSpec, opts []CallOption) (*Call, error) {
 	call := &Call{Method: method, Object: ref}
 	for _, opt := range opts {
 		opt.applyToCall(call)
 	}
-	return call
+	if err := call.Retry.check(); err != nil {
+		return nil, fmt.Errorf("%w: call of %s", err, method.Procedure)
+	}
+	return call, nil
 }
 
 // A ServerStreamingClient is the caller's end of a server stream. Read it to

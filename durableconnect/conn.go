@@ -5,6 +5,7 @@
 //	counter := counterv1durable.NewCounterClient(conn).GetByName("a")
 //
 // Errors are [*connect.Error] values; [ErrorInfo] tells what the runtime added.
+// Calls that failed are made again where that is safe; see [durable.RetryPolicy].
 package durableconnect
 
 import (
@@ -36,16 +37,19 @@ func NewClient(client *connect.Client) durable.Conn { return &conn{client} }
 
 type conn struct{ client *connect.Client }
 
-// CallUnary implements [durable.Conn].
-func (c *conn) CallUnary(ctx context.Context, call *durable.Call, req, res proto.Message) error {
-	ctx, info := prepare(ctx, call)
-	err := c.client.CallUnary(ctx, spec(call.Method), req, res)
-	deliver(call, info)
-	return err
-}
-
 // OpenStream implements [durable.Conn].
 func (c *conn) OpenStream(ctx context.Context, call *durable.Call) (durable.ClientStreamPort, error) {
+	if m := call.Method; m.ReadOnly && m.ServerStream && !m.ClientStream {
+		return c.openReading(ctx, call)
+	}
+	s, err := c.open(ctx, call)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (c *conn) open(ctx context.Context, call *durable.Call) (*stream, error) {
 	ctx, info := prepare(ctx, call)
 	s, err := c.client.CallClientStream(ctx, spec(call.Method))
 	if err != nil {
@@ -71,8 +75,11 @@ func prepare(ctx context.Context, call *durable.Call) (context.Context, *connect
 
 func spec(m durable.MethodSpec) connect.Spec {
 	s := connect.Spec{Procedure: m.Procedure}
-	if m.ReadOnly {
+	switch {
+	case m.ReadOnly:
 		s.IdempotencyLevel = connect.IdempotencyNoSideEffects
+	case m.Idempotent:
+		s.IdempotencyLevel = connect.IdempotencyIdempotent
 	}
 	if m.ClientStream {
 		s.StreamType |= connect.StreamTypeClient

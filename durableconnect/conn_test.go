@@ -3,8 +3,12 @@ package durableconnect_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connecthttp"
@@ -80,7 +84,7 @@ func TestServerThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	conn := durableconnect.New(http.DefaultClient, "http://127.0.0.1:1")
 	c := labv1durable.NewCounterClient(conn).GetByName("a")
-	if _, err := c.Increment(t.Context(), &labv1.IncrementRequest{}); connect.CodeOf(err) != connect.CodeUnavailable {
+	if _, err := c.Increment(t.Context(), &labv1.IncrementRequest{}, durable.WithoutRetry()); connect.CodeOf(err) != connect.CodeUnavailable {
 		t.Errorf("error %v", err)
 	}
 }
@@ -107,5 +111,58 @@ func TestHeadersOfCalls(t *testing.T) {
 	}
 	if got, ok := res.GetSeen().GetHeaders()["X-One"]; ok {
 		t.Errorf("a header of an earlier call: %q", got)
+	}
+}
+
+// A lossy client makes requests, loses the first replies, and then does what
+// comes with a loss.
+type lossy struct {
+	*http.Client
+	losses atomic.Int64
+	loss   func()
+}
+
+func (l *lossy) Do(req *http.Request) (*http.Response, error) {
+	res, err := l.Client.Do(req)
+	if err != nil || l.losses.Add(-1) < 0 {
+		return res, err
+	}
+	_ = res.Body.Close()
+	if l.loss != nil {
+		l.loss()
+	}
+	return nil, &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}
+}
+
+// TestLostReplies is RETRY-02: what was done is not done again, even when the
+// server crashed between the commit and the reply.
+func TestLostReplies(t *testing.T) {
+	t.Parallel()
+	s := durabletest.New(t, lab.Register)
+	soon := durable.WithRetry(durable.RetryPolicy{FirstDelay: time.Millisecond})
+	for name, opts := range map[string][]connecthttp.Option{
+		"Connect": nil, "Connect JSON": {connecthttp.WithProtoJSON()}, "gRPC": {connecthttp.WithGRPC()}, "gRPC-Web": {connecthttp.WithGRPCWeb()},
+	} {
+		for loss, fn := range map[string]func(){"the connection broke": nil, "the server crashed": s.Crash} {
+			t.Run(name+"/"+loss, func(t *testing.T) {
+				client := &lossy{Client: s.HTTPClient(), loss: fn}
+				c := labv1durable.NewCounterClient(durableconnect.New(client, s.URL(), opts...)).GetByName(name + loss)
+				client.losses.Store(2)
+				var header http.Header
+				res, err := c.Increment(t.Context(), &labv1.IncrementRequest{Delta: 1}, durable.IdempotencyKey(), soon, durable.WithResponseHeader(&header))
+				if err != nil || res.GetValue() != 1 || header.Get("Durable-Replayed") != "true" {
+					t.Errorf("value %d, header %v, error %v", res.GetValue(), header, err)
+				}
+				client.losses.Store(1)
+				if _, err := c.Increment(t.Context(), &labv1.IncrementRequest{Delta: 10}, soon); err == nil {
+					t.Error("a call without a key was repeated")
+				}
+				client.losses.Store(1)
+				got, err := c.Get(t.Context(), &labv1.GetRequest{}, soon)
+				if err != nil || got.GetValue() != 11 {
+					t.Errorf("value %d, error %v", got.GetValue(), err)
+				}
+			})
+		}
 	}
 }
