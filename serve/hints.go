@@ -51,6 +51,22 @@ func (h *hints) print(w io.Writer, c config, addr net.Addr) {
 	fmt.Fprintln(w)
 }
 
+// printAdmin says where the admin service is, and writes a curl line for it.
+func (h *hints) printAdmin(w io.Writer, c config, a *adminPort) {
+	if a.port == nil {
+		return
+	}
+	url, header := h.url(c, a.Addr()), ""
+	fmt.Fprintf(w, "The admin service is on %s\n", url)
+	if c.cert != "" {
+		return
+	}
+	if a.token {
+		header = fmt.Sprintf(`-H "Authorization: Bearer $(cat '%s')" `, strings.ReplaceAll(c.adminTokenFile, "'", `'\''`))
+	}
+	fmt.Fprintf(w, "  curl %s-H 'Content-Type: application/json' -d '{}' %s/durable.admin.v1.AdminService/ListObjectTypes\n\n", header, url)
+}
+
 // firsts returns the first method that may write and the first that only reads,
 // of those with one request and one response.
 func firsts(methods []durable.Method) []durable.Method {

@@ -1,6 +1,6 @@
 // Package serve is a ready main function for a server of durable objects: it
 // opens the store in a local folder, serves the registered types on one port,
-// and drains on SIGTERM.
+// and the admin service on another if asked to, and drains on SIGTERM.
 //
 //	func main() {
 //		serve.Main(func(r durable.Registrar) error {
@@ -11,15 +11,11 @@ package serve
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -43,8 +39,8 @@ const closeTimeout = 10 * time.Second
 // Main runs a server with the flags of the command line until it gets SIGINT or
 // SIGTERM, or its store fails, and ends the process: with code 0 after a clean
 // drain, and 1 otherwise. A second signal ends it at once. The flags are --listen,
-// --data, --tls-cert, --tls-key, --tls-client-ca, --log-level and --strict-json;
-// --help explains them.
+// --data, --tls-cert, --tls-key, --tls-client-ca, --admin-listen,
+// --admin-token-file, --log-level and --strict-json; --help explains them.
 func Main(register func(durable.Registrar) error, opts ...server.Option) {
 	signalled, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	ctx, drain := context.WithCancel(context.Background())
@@ -65,6 +61,7 @@ func Main(register func(durable.Registrar) error, opts ...server.Option) {
 type config struct {
 	listen, data             string
 	cert, certKey, clientCAs string
+	admin, adminTokenFile    string
 	level                    slog.Level
 	strictJSON               bool
 }
@@ -78,6 +75,8 @@ func parse(name string, args []string, stderr io.Writer) (config, error) {
 	flags.StringVar(&c.cert, "tls-cert", "", "file with the certificate chain, PEM; serves TLS instead of plain text")
 	flags.StringVar(&c.certKey, "tls-key", "", "file with the private key of --tls-cert, PEM")
 	flags.StringVar(&c.clientCAs, "tls-client-ca", "", "file with the authorities, PEM, one of which must have signed a client's certificate")
+	flags.StringVar(&c.admin, "admin-listen", "", "address to serve the admin service on, which can read and delete everything; empty: it is not served")
+	flags.StringVar(&c.adminTokenFile, "admin-token-file", "", "file with the token that calls of the admin service must show; needed where others than this machine reach --admin-listen")
 	flags.TextVar(&c.level, "log-level", slog.LevelInfo, "least level that is logged: debug, info, warn or error")
 	flags.BoolVar(&c.strictJSON, "strict-json", false, "refuse JSON requests with unknown fields")
 	if err := flags.Parse(args); err != nil {
@@ -92,6 +91,8 @@ func parse(name string, args []string, stderr io.Writer) (config, error) {
 		return c, errors.New("--data is empty: name a folder for the store")
 	case c.clientCAs != "" && c.cert == "":
 		return c, errors.New("--tls-client-ca needs --tls-cert and --tls-key")
+	case c.adminTokenFile != "" && c.admin == "":
+		return c, errors.New("--admin-token-file needs --admin-listen")
 	}
 	return c, nil
 }
@@ -115,11 +116,17 @@ func run(ctx context.Context, patience patience, name string, args []string, std
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: c.level}))
-	web, listener, err := listen(c, log) // first: a port that is taken leaves no folder behind
+	// First: a port that is taken leaves no folder behind.
+	public, err := listen(c, "--listen", c.listen, log)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = listener.Close() }()
+	defer public.close()
+	admin, err := listenAdmin(c, log)
+	if err != nil {
+		return err
+	}
+	defer admin.close()
 	engine, err := pebblekv.Open(c.data, pebblekv.Options{Logger: log})
 	if err != nil {
 		return err
@@ -141,12 +148,17 @@ func run(ctx context.Context, patience patience, name string, args []string, std
 		return errors.Join(err, s.Close(context.Background()))
 	}
 
-	web.Handler = s.Handler()
-	fmt.Fprintf(stdout, "%s serves %s with its data in %s\n", name, hints.url(c, listener.Addr()), c.data)
-	hints.print(stdout, c, listener.Addr())
+	public.web.Handler = s.Handler()
+	if err := admin.handle(s); err != nil {
+		return errors.Join(err, s.Close(context.Background()))
+	}
+	fmt.Fprintf(stdout, "%s serves %s with its data in %s\n", name, hints.url(c, public.Addr()), c.data)
+	hints.print(stdout, c, public.Addr())
+	hints.printAdmin(stdout, c, admin)
 
-	failed := make(chan error, 1)
-	go func() { failed <- web.Serve(listener) }()
+	failed := make(chan error, 2)
+	public.serve(failed)
+	admin.serve(failed)
 	select {
 	case <-ctx.Done():
 		log.Info("draining", "timeout", patience.drain)
@@ -157,11 +169,7 @@ func run(ctx context.Context, patience patience, name string, args []string, std
 	timeout, cancel := context.WithTimeout(context.Background(), patience.drain)
 	defer cancel()
 	drained := s.Close(timeout) // first, so that streams end and replies leave
-	shut := web.Shutdown(timeout)
-	if shut != nil {
-		shut = errors.Join(fmt.Errorf("close the connections: %w", shut), web.Close())
-	}
-	return errors.Join(err, drained, shut)
+	return errors.Join(err, drained, public.shutdown(timeout), admin.shutdown(timeout))
 }
 
 // closeWithin closes c, or leaves it open when that takes longer than d.
@@ -176,48 +184,4 @@ func closeWithin(d time.Duration, c io.Closer) error {
 	case <-timer.C:
 		return fmt.Errorf("the store did not close within %v; a handler that ignores its context keeps it open", d)
 	}
-}
-
-// listen opens the port, with TLS where the flags say so.
-func listen(c config, log *slog.Logger) (*http.Server, net.Listener, error) {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(true)
-	web := &http.Server{
-		Protocols:         protocols,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-	}
-	if c.cert != "" {
-		cert, err := tls.LoadX509KeyPair(c.cert, c.certKey)
-		if err != nil {
-			return nil, nil, fmt.Errorf("read the certificate: %w", err)
-		}
-		web.TLSConfig = &tls.Config{
-			Certificates: []tls.Certificate{cert},
-			MinVersion:   tls.VersionTLS12,
-			NextProtos:   []string{"h2", "http/1.1"},
-		}
-	}
-	if c.clientCAs != "" {
-		pem, err := os.ReadFile(c.clientCAs)
-		if err != nil {
-			return nil, nil, fmt.Errorf("read the client authorities: %w", err)
-		}
-		web.TLSConfig.ClientCAs = x509.NewCertPool()
-		if !web.TLSConfig.ClientCAs.AppendCertsFromPEM(pem) {
-			return nil, nil, fmt.Errorf("read the client authorities: %s holds no certificate", c.clientCAs)
-		}
-		web.TLSConfig.ClientAuth = tls.RequireAndVerifyClientCert
-	}
-	listener, err := net.Listen("tcp", c.listen)
-	if err != nil {
-		return nil, nil, fmt.Errorf("--listen %s: %w", c.listen, err)
-	}
-	if web.TLSConfig != nil {
-		listener = tls.NewListener(listener, web.TLSConfig)
-	}
-	return web, listener, nil
 }

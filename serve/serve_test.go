@@ -334,6 +334,12 @@ func TestBadFlags(t *testing.T) {
 		"bad level":                {[]string{"--log-level", "loud"}, "invalid value"},
 		"certificate alone":        {[]string{"--tls-cert", "x"}, "go together"},
 		"key alone":                {[]string{"--tls-key", "x"}, "go together"},
+		"admin, for everybody":     {[]string{"--admin-listen", "0.0.0.0:0"}, "needs --admin-token-file"},
+		"admin, without a host":    {[]string{"--admin-listen", ":0"}, "needs --admin-token-file"},
+		"admin, on a bad address":  {[]string{"--admin-listen", "127.0.0.1:nope"}, "--admin-listen 127.0.0.1:nope"},
+		"admin token alone":        {[]string{"--admin-token-file", os.Args[0]}, "needs --admin-listen"},
+		"missing admin token":      {[]string{"--admin-listen", "127.0.0.1:0", "--admin-token-file", "/nowhere/t"}, "read the admin token"},
+		"empty admin token":        {[]string{"--admin-listen", "127.0.0.1:0", "--admin-token-file", os.DevNull}, "at least 16"},
 		"authorities alone":        {[]string{"--tls-client-ca", "x"}, "needs --tls-cert"},
 		"missing certificate":      {[]string{"--tls-cert", "/nowhere/c", "--tls-key", "/nowhere/k"}, "read the certificate"},
 		"bad address":              {[]string{"--listen", "127.0.0.1:nope"}, "listen tcp"},
@@ -356,7 +362,7 @@ func TestBadFlags(t *testing.T) {
 		if !errors.Is(p.err, flag.ErrHelp) {
 			t.Errorf("error %v", p.err)
 		}
-		for _, name := range []string{"-listen", "-data", "-tls-cert", "-tls-key", "-tls-client-ca", "-log-level", "-strict-json"} {
+		for _, name := range []string{"-listen", "-data", "-tls-cert", "-tls-key", "-tls-client-ca", "-admin-listen", "-admin-token-file", "-log-level", "-strict-json"} {
 			if !strings.Contains(p.stderr.String(), name) {
 				t.Errorf("%s is not explained", name)
 			}

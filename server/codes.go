@@ -63,10 +63,27 @@ var sentinels = []struct {
 		code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_NOT_OWNER,
 		message: "the object is not served here now", flags: retryable | reset,
 	}},
+	{durable.ErrStuck, verdict{ // comes with ErrReset
+		code: connect.CodeAborted, reason: durablev1.ErrorReason_ERROR_REASON_STUCK,
+		message: "the handler ran past its deadline and the object was reset", flags: reset,
+	}},
 	{durable.ErrReset, verdict{
 		code: connect.CodeAborted, reason: durablev1.ErrorReason_ERROR_REASON_RESET,
 		message: "the object was reset", flags: reset,
 	}},
+	{durable.ErrIdempotencyMismatch, verdict{
+		code: connect.CodeInvalidArgument, reason: durablev1.ErrorReason_ERROR_REASON_IDEMPOTENCY_MISMATCH,
+		message: "the idempotency key was used for another request",
+	}},
+	{durable.ErrIdempotencyInProgress, verdict{
+		code: connect.CodeUnavailable, reason: durablev1.ErrorReason_ERROR_REASON_IDEMPOTENCY_IN_PROGRESS,
+		message: "a call with this idempotency key is under way", flags: retryable,
+	}},
+	{durable.ErrIdempotencyCutOff, verdict{
+		code: connect.CodeAborted, reason: durablev1.ErrorReason_ERROR_REASON_IDEMPOTENCY_CUT_OFF,
+		message: "a call with this idempotency key was cut off half way, and is not run again", flags: outcomeUnknown,
+	}},
+	{durable.ErrNoObject, verdict{code: connect.CodeNotFound, message: "the object does not exist"}},
 	{durable.ErrTxDone, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_TX_DONE}},
 	{durable.ErrMethodUnknown, verdict{code: connect.CodeUnimplemented, reason: durablev1.ErrorReason_ERROR_REASON_METHOD_UNKNOWN}},
 	{durable.ErrUnimplemented, verdict{code: connect.CodeUnimplemented, reason: durablev1.ErrorReason_ERROR_REASON_METHOD_UNKNOWN, message: "not implemented", flags: byHandler}},
@@ -153,6 +170,7 @@ func judge(err error) (v verdict) {
 		stored      *storage.LimitError
 		migration   *durable.MigrationError
 		scan        *durable.ScanError
+		onceKey     *idempotencyKeyError
 		coded       *connect.Error
 	)
 	switch {
@@ -180,6 +198,11 @@ func judge(err error) (v verdict) {
 		}
 	case errors.As(err, &keyErr):
 		v = verdict{code: connect.CodeInvalidArgument, reason: keyReasons[keyErr.Problem], message: text(keyErr)}
+	case errors.As(err, &onceKey):
+		v = verdict{code: connect.CodeInvalidArgument, reason: durablev1.ErrorReason_ERROR_REASON_IDEMPOTENCY_KEY_INVALID, message: onceKey.problem}
+		if onceKey.bytes > 0 {
+			v.limit = &durablev1.Limit{Name: "idempotency key bytes", Max: maxIdempotencyKeyBytes, Actual: int64(onceKey.bytes)}
+		}
 	case errors.As(err, &overload):
 		v = verdict{code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_OVERLOADED, message: text(overload)}
 		v.flags = overloaded | retryable
@@ -258,13 +281,19 @@ func callError(err error, r *route, id durable.ID) error {
 // for callers, and a [durablev1.ErrorInfo] of ours. r and id are what was found
 // out about the call, if anything.
 func wireError(err error, r *route, id durable.ID) *connect.Error {
+	return answer(err, r, id, actor.HadEffects(err))
+}
+
+// answer is [wireError] of an error of a call of which it is known whether it had
+// effects.
+func answer(err error, r *route, id durable.ID, hadEffects bool) *connect.Error {
 	var inner *innerError
 	var constructor *durable.ConstructorError
 	if errors.As(err, &inner) && !errors.As(err, &constructor) {
-		return passedOn(inner.err, actor.HadEffects(err))
+		return passedOn(inner.err, hadEffects)
 	}
 	v := judge(err)
-	if actor.HadEffects(err) {
+	if hadEffects {
 		v.flags &^= retryable
 		// Unavailable says that nothing happened, except of a stream, which is
 		// only told that it ends here.

@@ -31,7 +31,14 @@ func (c conn) CallUnary(ctx context.Context, call *durable.Call, req, res proto.
 	}
 	r.fill(k, own)
 	ctx, info := localInfo(ctx, call)
-	err = c.s.host.Unary(ctx, actor.Call{Type: r.typ, Method: r.method, ID: k.id, Name: k.name, Bytes: int64(proto.Size(own))}, own, res)
+	once, err := r.once(ctx, call.Header.Values(durable.IdempotencyKeyHeader), info, k.id, own, res)
+	if err != nil {
+		return callError(err, r, k.id)
+	}
+	err = c.s.host.Unary(ctx, actor.Call{
+		Type: r.typ, Method: r.method, ID: k.id, Name: k.name,
+		Bytes: int64(proto.Size(own)), Once: once,
+	}, own, res)
 	deliver(call, info)
 	if err != nil {
 		return &innerError{c.s.ended(err, r, k.id)}
@@ -93,6 +100,9 @@ func (c conn) OpenStream(ctx context.Context, call *durable.Call) (durable.Clien
 	r, k, err := c.route(call)
 	if err != nil {
 		return nil, err
+	}
+	if err := r.keyless(call.Header.Values(durable.IdempotencyKeyHeader), nil); err != nil {
+		return nil, callError(err, r, k.id)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	p := &localStream{
@@ -247,6 +257,9 @@ func (e serverEnd) Receive(msg proto.Message) error {
 			return io.EOF
 		}
 		proto.Merge(msg, req)
+		if err := e.p.route.keyless(nil, msg); err != nil {
+			return callError(err, e.p.route, e.p.id)
+		}
 		return nil
 	case <-e.p.draining.Done():
 		return durable.ErrStreamDrained

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 
 	connectv1 "connectrpc.com/connect"
@@ -15,6 +16,7 @@ import (
 	"connectrpc.com/grpcreflect"
 
 	durable "github.com/durable-go/durable"
+	"github.com/durable-go/durable/gen/durable/admin/v1/adminv1connect"
 	"github.com/durable-go/durable/internal/actor"
 )
 
@@ -25,7 +27,7 @@ func (s *Server) newHandler() http.Handler {
 		r := value.(*route)
 		handler := s.unary(r)
 		if r.streams() {
-			handler = s.streaming(r)
+			handler = keyless(r, s.streaming(r))
 		}
 		dispatch.Register(connect.Method{Spec: spec(r.method), Handler: handler})
 		return true
@@ -41,15 +43,13 @@ func (s *Server) newHandler() http.Handler {
 	}
 	connecthttp.Mount(mux, dispatch, opts...)
 
-	limit := connectv1.WithReadMaxBytes(maxAuxiliaryBytes)
 	services := append([]string{grpchealth.HealthV1ServiceName}, s.mu.services...)
-	mux.Handle(grpchealth.NewHandler(&health{s, grpchealth.NewStaticChecker(services...)}, limit))
-	if !s.opts.noReflection {
-		services = append(services, grpcreflect.ReflectV1ServiceName, grpcreflect.ReflectV1AlphaServiceName)
-		reflector := grpcreflect.NewStaticReflector(services...)
-		mux.Handle(grpcreflect.NewHandlerV1(reflector, limit))
-		mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, limit))
+	if s.opts.adminToken != nil {
+		services = append(services, adminv1connect.AdminServiceName)
+		mux.Handle(adminPath, guard(s.opts.adminToken, s.adminService()))
 	}
+	s.mountHealth(mux, services)
+	s.mountReflection(mux, services)
 	fallback := s.opts.fallback
 	if fallback == nil {
 		fallback = http.HandlerFunc(unknownService)
@@ -65,6 +65,24 @@ func (s *Server) newHandler() http.Handler {
 // maxAuxiliaryBytes limits the messages of health and reflection, which ask for
 // a name.
 const maxAuxiliaryBytes = 16 << 10
+
+// mountHealth serves the health of the named services.
+func (s *Server) mountHealth(mux *http.ServeMux, services []string) {
+	limit := connectv1.WithReadMaxBytes(maxAuxiliaryBytes)
+	mux.Handle(grpchealth.NewHandler(&health{s, grpchealth.NewStaticChecker(services...)}, limit))
+}
+
+// mountReflection serves the schemas of the named services, unless the server is
+// not to.
+func (s *Server) mountReflection(mux *http.ServeMux, services []string) {
+	if s.opts.noReflection {
+		return
+	}
+	limit := connectv1.WithReadMaxBytes(maxAuxiliaryBytes)
+	reflector := grpcreflect.NewStaticReflector(append(slices.Clone(services), grpcreflect.ReflectV1ServiceName, grpcreflect.ReflectV1AlphaServiceName)...)
+	mux.Handle(grpcreflect.NewHandlerV1(reflector, limit))
+	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, limit))
+}
 
 // unknownService answers calls of services that nobody registered: gRPC clients
 // get a status, all others a plain 404, which is what Connect asks for.
@@ -205,9 +223,13 @@ func (s *Server) unary(r *route) connect.ServerFunc {
 		}
 		call := callInfo(r, info)
 		res := r.method.NewResponse()
+		once, err := r.once(ctx, info.RequestHeader().Values(durable.IdempotencyKeyHeader), call, key.id, req, res)
+		if err != nil {
+			return wireError(err, r, key.id)
+		}
 		err = s.host.Unary(durable.ContextWithCallInfo(ctx, call), actor.Call{
 			Type: r.typ, Method: r.method, ID: key.id, Name: key.name,
-			Bytes: int64(info.ReceiveStats.Size),
+			Bytes: int64(info.ReceiveStats.Size), Once: once,
 		}, req, res)
 		respond(call, info)
 		if err != nil {

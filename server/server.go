@@ -7,8 +7,10 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -70,9 +72,12 @@ func New(ctx context.Context, engine storage.Engine, opts ...Option) (*Server, e
 		return nil, fmt.Errorf("server: join the store: %w", err)
 	}
 	s.host, err = actor.NewHost(ctx, info, s.session, actor.Options{
-		Conn:   conn{s},
-		SQL:    s.opts.sql,
-		Logger: s.opts.logger,
+		Conn:      conn{s},
+		SQL:       s.opts.sql,
+		MaxActive: s.opts.maxActive,
+		MaxMemory: s.opts.maxMemory,
+		MaxAlarms: s.opts.maxAlarms,
+		Logger:    s.opts.logger,
 	})
 	if err != nil {
 		_ = s.session.Leave(ctx)
@@ -115,8 +120,12 @@ func (s *Server) RegisterObject(t *durable.ObjectType) error {
 
 // Conn returns a connection to the server's own objects, without a network.
 // Requests and responses are copied, so that handlers share nothing with their
-// callers. Errors are [*connect.Error] values, as over the network.
-func (s *Server) Conn() durable.Conn { return conn{s} }
+// callers. Errors are [*connect.Error] values, as over the network. It starts the
+// alarms, as [Server.Handler] does.
+func (s *Server) Conn() durable.Conn {
+	s.host.Start()
+	return conn{s}
+}
 
 // Handler returns the handler that serves every type registered so far, health
 // and reflection, and everything else under the handler given by
@@ -124,7 +133,11 @@ func (s *Server) Conn() durable.Conn { return conn{s} }
 // the [http.ResponseWriter] needs a method Unwrap, as for
 // [http.ResponseController]: without it, streams that wait for their callers hold
 // a drain up.
+//
+// Alarms that are due run from the first call of Handler or Conn on: register
+// every type before, since their handlers may call others.
 func (s *Server) Handler() http.Handler {
+	s.host.Start()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.handler == nil {
@@ -173,7 +186,41 @@ func (s *Server) Evict(ctx context.Context, objectType string, id durable.ID) (b
 	return s.host.Evict(ctx, typ, id)
 }
 
-// Active returns how many objects are in memory. It looks at each of them.
+// Update runs fn in a turn of an object of its own, with the handler of its
+// activation, as a method would: it is committed when fn returns nil, and rolled
+// back when it returns an error, which is returned. The object is made if needed.
+// When Update returns nil, what fn wrote is durable. There is no deadline but
+// that of ctx. It is for tests and tools.
+func (s *Server) Update(ctx context.Context, object durable.Ref, fn func(ctx context.Context, handler any, tx durable.Tx) error) error {
+	typ, err := s.typeNamed(object.ObjectType())
+	if err != nil {
+		return err
+	}
+	name, byName := object.Name()
+	if byName {
+		err = durable.CheckName(name)
+	} else {
+		err = durable.CheckID(typ.Name, object.ID())
+	}
+	if err != nil {
+		return fmt.Errorf("server: %w", err)
+	}
+	return s.host.Update(ctx, typ, object.ID(), name, fn)
+}
+
+// RunAlarm runs the handler of an alarm now, as if it were due, and returns when
+// the outcome is durable. It reports whether the alarm was set; alarm is its name,
+// empty for the default one. The error of the handler is returned, and the alarm is
+// then set for its retry, or given up, as always.
+func (s *Server) RunAlarm(ctx context.Context, object durable.Ref, alarm string) (bool, error) {
+	typ, err := s.typeNamed(object.ObjectType())
+	if err != nil {
+		return false, err
+	}
+	return s.host.RunAlarm(ctx, typ, object.ID(), alarm)
+}
+
+// Active returns how many objects are in memory.
 func (s *Server) Active() int { return s.host.Active() }
 
 // An Object is an object that exists.
@@ -205,6 +252,15 @@ func (s *Server) Objects(ctx context.Context, objectType string) iter.Seq2[Objec
 			}
 		}
 	}
+}
+
+// typesByName returns the registered types in order of name.
+func (s *Server) typesByName() []*actor.Type {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.SortedFunc(maps.Values(s.mu.types), func(a, b *actor.Type) int {
+		return strings.Compare(a.Name, b.Name)
+	})
 }
 
 func (s *Server) typeNamed(name string) (*actor.Type, error) {
@@ -266,6 +322,10 @@ type options struct {
 	keyHeaders   []string
 	defaultName  string
 	hasDefault   bool
+	maxActive    int
+	maxMemory    int64
+	maxAlarms    int
+	adminToken   *string // nil: the handler does not serve the admin service
 }
 
 func (o *options) check() error {
@@ -274,12 +334,15 @@ func (o *options) check() error {
 			return err
 		}
 	}
+	if o.maxActive < 0 || o.maxMemory < 0 || o.maxAlarms < 0 {
+		return fmt.Errorf("a limit is negative: %d objects, %d bytes, %d alarms", o.maxActive, o.maxMemory, o.maxAlarms)
+	}
 	if o.hasDefault {
 		if err := durable.CheckName(o.defaultName); err != nil {
 			return fmt.Errorf("the default name: %w", err)
 		}
 	}
-	return nil
+	return checkAdminToken(o.adminToken)
 }
 
 type option func(*options)
@@ -288,7 +351,8 @@ func (f option) applyToServer(o *options) { f(o) }
 
 // WithLogger makes the server log panics of handlers, with their stacks, SQL
 // errors that are no matter of the caller, such as a syntax error or a migration
-// that failed, and failures of the store. Default: it logs nothing.
+// that failed, failures of the store, and every change through the admin service.
+// Default: it logs nothing.
 func WithLogger(logger *slog.Logger) Option {
 	return option(func(o *options) { o.logger = logger })
 }
@@ -308,8 +372,8 @@ func WithFallback(h http.Handler) Option {
 }
 
 // WithInterceptors wraps every call that comes over the network, before its
-// message is read, in the order given. Calls within the process, health and
-// reflection do not pass them. Default: none.
+// message is read, in the order given. Calls within the process, health,
+// reflection and the admin service do not pass them. Default: none.
 func WithInterceptors(interceptors ...connect.ServerInterceptor) Option {
 	return option(func(o *options) { o.interceptors = append(o.interceptors, interceptors...) })
 }
@@ -344,6 +408,27 @@ func WithKeyHeader(header string) Option {
 // none of its own. [New] fails for a name that [durable.CheckName] refuses.
 func WithDefaultName(name string) Option {
 	return option(func(o *options) { o.defaultName, o.hasDefault = name, true })
+}
+
+// WithMaxActive sets how many objects may be in memory before those that were not
+// used for longest are dropped. Objects that serve a call, and types with
+// [durable.WithKeepActive], stay, so there may be more. Default: no limit.
+func WithMaxActive(n int) Option {
+	return option(func(o *options) { o.maxActive = n })
+}
+
+// WithMaxMemory sets how big the live heap of the process may be, in bytes,
+// before objects that were not used for longest are dropped, an eighth of them at
+// a time. It is looked at once in a second, as of the last garbage collection; it
+// is no hard limit. Default: none.
+func WithMaxMemory(bytes int64) Option {
+	return option(func(o *options) { o.maxMemory = bytes })
+}
+
+// WithMaxAlarms sets how many handlers of alarms run at once, in different
+// objects. Default: 1024.
+func WithMaxAlarms(n int) Option {
+	return option(func(o *options) { o.maxAlarms = n })
 }
 
 // WithoutReflection does not serve gRPC reflection. Default: it is served.
