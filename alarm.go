@@ -104,7 +104,8 @@ func NewAlarm(port AlarmPort, name string) Alarm { return Alarm{AlarmView{port, 
 func (a Alarm) Set(t time.Time) error { return a.port.Set(a.name, t, nil) }
 
 // SetSchedule makes the alarm recur, from now on. See [Every] and [Cron], and
-// [Alarm].Set for the rest. The next run is set in the commit that ends the
+// [Alarm].Set for the rest. Setting the schedule that is set already changes
+// nothing, whenever the next run or retry is due, so a constructor can do it. The next run is set in the commit that ends the
 // present one, whether that succeeded or was given up.
 func (a Alarm) SetSchedule(s Schedule) error { return a.port.SetSchedule(a.name, s, nil) }
 

@@ -7,22 +7,25 @@
 //
 // The server keeps its store in the memory of the test, so tests may run side
 // by side, and ends with the test. It works inside a [testing/synctest] bubble,
-// where time passes as fast as nothing happens.
+// where time passes as fast as nothing happens: alarms an hour ahead and objects
+// that are dropped when they were idle are tested without waiting.
+//
+// Beside the calls that clients make, a test can run code inside an object
+// ([RunIn]), run an alarm before it is due, drop objects from memory, and take
+// the power from the server at a point of its choice ([Server.CrashAt]). The page
+// docs/testing.md shows them together.
 package durabletest
 
 import (
 	"context"
 	"errors"
-	"io"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
-	"google.golang.org/protobuf/proto"
 
 	durable "github.com/durable-go/durable"
 	"github.com/durable-go/durable/server"
@@ -31,237 +34,170 @@ import (
 )
 
 // A Server is a server in memory. Its methods fail the test when they cannot do
-// what they say, and may be called by several goroutines at once, except that
-// one crash or restart is under way at a time.
+// what they say, and may be called by several goroutines at once.
 type Server struct {
 	tb       testing.TB
 	register func(durable.Registrar) error
 	opts     []server.Option
-	now      atomic.Pointer[incarnation]
 	client   *http.Client
+
+	// turnover holds a token while one incarnation gives way to the next. It is
+	// no mutex, so that time passes in a bubble meanwhile.
+	turnover chan struct{}
+	now      atomic.Pointer[incarnation]
+	armed    atomic.Pointer[crash]
+	restarts sync.WaitGroup // those that crashes set off
 }
 
 // An incarnation is the server between two restarts.
 type incarnation struct {
-	fs       *vfs.MemFS
-	off      *atomic.Bool // the power is off: nothing reaches fs any more
+	mem      *vfs.MemFS
+	power    power
 	engine   *pebblekv.Engine
 	sql      *sqlitedb.Engine
 	server   *server.Server
 	web      *http.Server
 	listener *pipeListener
+	seen     objectSet
+	serving  atomic.Bool // crashes may come
+
+	over     sync.Once
+	replaced chan struct{} // closed when there is a next one, or can be none
 }
 
-// New starts a server with the object types that register registers. It drains
-// at the end of the test, for which it waits.
-// register is called again at each restart.
+func (in *incarnation) giveWay() { in.over.Do(func() { close(in.replaced) }) }
+
+// closeTimeout is how long the end of a test waits for work in flight. It is
+// more than handlers have by default until they are given up.
+const closeTimeout = 2 * time.Minute
+
+// New starts a server with the object types that register registers. register is
+// called again at each restart.
+//
+// At the end of the test the server drains, and the test waits for that and for
+// everything that the server started. Work that is still in flight after two
+// minutes fails the test, as does a crash that was asked for and never came.
 func New(tb testing.TB, register func(durable.Registrar) error, opts ...server.Option) *Server {
 	tb.Helper()
-	s := &Server{tb: tb, register: register, opts: opts}
-	s.start(vfs.NewCrashableMem())
+	s := &Server{tb: tb, register: register, opts: opts, turnover: make(chan struct{}, 1)}
+	if err := s.start(vfs.NewCrashableMem()); err != nil {
+		tb.Fatalf("durabletest: %v", err)
+	}
 	s.client = &http.Client{Transport: s.transport()}
-	tb.Cleanup(func() {
-		s.client.CloseIdleConnections()
-		if err := s.now.Load().close(context.Background()); err != nil {
-			tb.Errorf("durabletest: close: %v", err)
-		}
-	})
+	tb.Cleanup(s.end)
 	return s
 }
 
-var errPowerOff = errors.New("the power is off")
+// end ends the server for good.
+func (s *Server) end() {
+	if c := s.armed.Swap(nil); c != nil && !s.tb.Failed() {
+		s.tb.Errorf("durabletest: the crash that was to come %s never came", c.point)
+	}
+	s.restarts.Wait()
+	s.client.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if err := s.now.Load().close(ctx); err != nil {
+		s.tb.Errorf("durabletest: close: %v", err)
+	}
+}
 
 // storeDir is where the store is in the memory file system.
 const storeDir = "store"
 
-func (s *Server) start(fs *vfs.MemFS) {
-	s.tb.Helper()
-	off := new(atomic.Bool)
-	disk := errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if off.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
-			return errPowerOff
-		}
-		return nil
-	}))
-	engine, err := pebblekv.Open(storeDir, pebblekv.Options{
-		FS: disk, CacheSize: 1 << 20, MemTableSize: 1 << 20, ReserveBytes: -1,
+// start starts an incarnation on a file system, in place of what was.
+func (s *Server) start(mem *vfs.MemFS) (err error) {
+	in := &incarnation{mem: mem, listener: newPipeListener(), replaced: make(chan struct{})}
+	in.power.off = make(chan struct{})
+	in.engine, err = pebblekv.Open(storeDir, pebblekv.Options{
+		FS: s.disk(in), CacheSize: 1 << 20, MemTableSize: 1 << 20, ReserveBytes: -1, NoTicks: true,
 	})
 	if err != nil {
-		s.tb.Fatalf("durabletest: %v", err)
+		return err
 	}
-	databases := sqlitedb.New(sqlitedb.Options{})
-	opts := append([]server.Option{server.WithSQL(databases)}, s.opts...)
-	srv, err := server.New(context.Background(), engine, opts...)
+	in.sql = sqlitedb.New(sqlitedb.Options{})
+	opts := append([]server.Option{server.WithSQL(in.sql)}, s.opts...)
+	in.server, err = server.New(context.Background(), in.engine, opts...)
 	if err != nil {
-		_ = engine.Close()
-		s.tb.Fatalf("durabletest: %v", err)
+		return errors.Join(err, in.engine.Close())
 	}
-	if err := s.register(srv); err != nil {
-		_ = srv.Close(context.Background())
-		_ = engine.Close()
-		s.tb.Fatalf("durabletest: register: %v", err)
+	if err := s.register(registrar{in.server, &in.seen}); err != nil {
+		return errors.Join(err, in.server.Close(context.Background()), in.sql.Close(), in.engine.Close())
 	}
-	in := &incarnation{fs: fs, off: off, engine: engine, sql: databases, server: srv, listener: newPipeListener()}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	in.web = &http.Server{Handler: srv.Handler(), Protocols: protocols}
+	in.web = &http.Server{Handler: s.losing(in, in.server.Handler()), Protocols: protocols}
 	in.listener.serve(in.web)
-	s.now.Store(in)
+	in.serving.Store(true)
+	if before := s.now.Swap(in); before != nil {
+		before.giveWay()
+	}
+	return nil
 }
 
 // close ends everything the incarnation runs. When ctx ends it no longer waits
 // for handlers that are under way.
 func (in *incarnation) close(ctx context.Context) error {
+	in.serving.Store(false)
 	_ = in.server.Drain(ctx) // while replies can still leave; Close tells how it went
 	err := in.web.Close()
 	in.listener.wait()
 	return errors.Join(err, in.server.Close(ctx), in.sql.Close(), in.engine.Close())
 }
 
-// Conn returns a connection to the server that stays good over restarts.
-func (s *Server) Conn() durable.Conn { return conn{s} }
+// running returns the incarnation that has power, and waits for it while the
+// server starts again after a crash.
+func (s *Server) running() *incarnation {
+	for {
+		in := s.now.Load()
+		select {
+		case <-in.power.off:
+		default:
+			return in
+		}
+		<-in.replaced
+		if s.now.Load() == in { // it could not start again, which fails the test
+			return in
+		}
+	}
+}
 
 // Server returns the server that runs now.
-func (s *Server) Server() *server.Server { return s.now.Load().server }
-
-// URL is what to call over HTTP, with [Server.HTTPClient].
-func (s *Server) URL() string { return "http://durabletest" }
-
-// HTTPClient returns a client for [Server.URL], over connections in memory. It
-// speaks HTTP/2 without TLS, as gRPC wants.
-func (s *Server) HTTPClient() *http.Client { return s.client }
-
-// IDs returns the ids of the existing objects of a type, in order of name and
-// then id: those that were committed to, and not deleted since. For their names
-// see [server.Server.Objects].
-func (s *Server) IDs(objectType string) []durable.ID {
-	s.tb.Helper()
-	var ids []durable.ID
-	for object, err := range s.Server().Objects(context.Background(), objectType) {
-		if err != nil {
-			s.tb.Fatalf("durabletest: %v", err)
-		}
-		ids = append(ids, object.ID)
-	}
-	return ids
-}
-
-// Evict drops an object from memory, after the calls that came before, and
-// reports whether it was there. Every stub has the ref of its object in a field:
-//
-//	s.Evict(counter.Ref)
-//
-// When it returns, what the object committed is durable. The next call of the
-// object runs its constructor.
-func (s *Server) Evict(object durable.Ref) bool {
-	s.tb.Helper()
-	was, err := s.Server().Evict(context.Background(), object.ObjectType(), object.ID())
-	if err != nil {
-		s.tb.Fatalf("durabletest: evict: %v", err)
-	}
-	return was
-}
+func (s *Server) Server() *server.Server { return s.running().server }
 
 // Restart drains the server and starts it again on the same store: everything
 // that was committed is there, and nothing is in memory. It waits for calls under
 // way.
 func (s *Server) Restart() {
 	s.tb.Helper()
-	in := s.now.Load()
-	if err := in.close(context.Background()); err != nil {
-		s.tb.Fatalf("durabletest: restart: %v", err)
-	}
-	s.client.CloseIdleConnections()
-	s.start(in.fs)
+	s.again("restart", func(in *incarnation) *vfs.MemFS { return in.mem })
 }
 
-// Crash takes the power from the server and starts it again: what was not
-// durable at the moment of the call is gone. Calls under way fail.
-func (s *Server) Crash() {
+// Reset drains the server and starts it again with an empty store: no object, no
+// alarm and no remembered reply is left. It waits for calls under way.
+func (s *Server) Reset() {
 	s.tb.Helper()
+	s.again("reset", func(*incarnation) *vfs.MemFS { return vfs.NewCrashableMem() })
+}
+
+// again ends the incarnation in an orderly way and starts the next.
+func (s *Server) again(what string, next func(*incarnation) *vfs.MemFS) {
+	s.tb.Helper()
+	s.turnover <- struct{}{}
+	defer func() { <-s.turnover }()
 	in := s.now.Load()
-	in.off.Store(true) // first, so that nothing is acknowledged that the copy lacks
-	gone, cancel := context.WithCancel(context.Background())
-	cancel()
-	_ = in.close(gone)
-	after := in.fs.CrashClone(vfs.CrashCloneCfg{})
+	err := in.close(context.Background())
+	if in.power.isOff() { // it crashed on the way
+		err = nil
+		in.mem = in.mem.CrashClone(vfs.CrashCloneCfg{})
+	}
 	s.client.CloseIdleConnections()
-	s.start(after)
-}
-
-type conn struct{ s *Server }
-
-func (c conn) CallUnary(ctx context.Context, call *durable.Call, req, res proto.Message) error {
-	return c.s.Server().Conn().CallUnary(ctx, call, req, res)
-}
-
-func (c conn) OpenStream(ctx context.Context, call *durable.Call) (durable.ClientStreamPort, error) {
-	return c.s.Server().Conn().OpenStream(ctx, call)
-}
-
-func (s *Server) transport() *http.Transport {
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true)
-	return &http.Transport{
-		Protocols: protocols,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return s.now.Load().listener.dial(ctx)
-		},
+	if err == nil {
+		err = s.start(next(in))
+	}
+	if err != nil {
+		in.giveWay()
+		s.tb.Fatalf("durabletest: %s: %v", what, err)
 	}
 }
-
-// A pipeListener accepts connections that never leave the process.
-type pipeListener struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-	served sync.WaitGroup
-}
-
-func newPipeListener() *pipeListener {
-	return &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-}
-
-// serve runs web on the listener until that is closed.
-func (l *pipeListener) serve(web *http.Server) {
-	l.served.Go(func() { _ = web.Serve(l) })
-}
-
-func (l *pipeListener) wait() { l.served.Wait() }
-
-func (l *pipeListener) dial(ctx context.Context) (net.Conn, error) {
-	ours, theirs := net.Pipe()
-	select {
-	case l.conns <- theirs:
-		return ours, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// Accept implements [net.Listener].
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.closed:
-		return nil, io.EOF
-	}
-}
-
-// Close implements [net.Listener].
-func (l *pipeListener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return nil
-}
-
-// Addr implements [net.Listener].
-func (l *pipeListener) Addr() net.Addr { return pipeAddr{} }
-
-type pipeAddr struct{}
-
-func (pipeAddr) Network() string { return "pipe" }
-func (pipeAddr) String() string  { return "durabletest" }

@@ -163,7 +163,7 @@ func TestManyServers(t *testing.T) {
 					}
 				}
 			}
-			if ids := s.IDs("lab.counter"); len(ids) != 3 {
+			if ids := s.ListIDs("lab.counter"); len(ids) != 3 {
 				t.Errorf("server %d has %d objects", i, len(ids))
 			}
 		})
@@ -259,33 +259,6 @@ func TestHTTP(t *testing.T) {
 	}
 	if value, err := increment(t.Context(), s.Conn(), "a", 0); err != nil || value != 2 {
 		t.Errorf("value %d, error %v", value, err)
-	}
-}
-
-func TestEvict(t *testing.T) {
-	t.Parallel()
-	s := durabletest.New(t, lab.Register)
-	counter := labv1durable.NewCounterClient(s.Conn()).GetByName("a")
-	if s.Evict(counter.Ref) {
-		t.Error("an object that was never called was in memory")
-	}
-	for i := range int64(3) {
-		res, err := counter.Increment(t.Context(), &labv1.IncrementRequest{Delta: 1})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff([]int64{i + 1, 1}, []int64{res.GetValue(), res.GetCalls()}); diff != "" {
-			t.Errorf("value and calls (-want +got):\n%s", diff)
-		}
-		if n := s.Server().Active(); n != 1 {
-			t.Errorf("%d objects are in memory", n)
-		}
-		if !s.Evict(counter.Ref) {
-			t.Error("the object was not in memory")
-		}
-	}
-	if n := s.Server().Active(); n != 0 {
-		t.Errorf("%d objects are in memory", n)
 	}
 }
 

@@ -29,7 +29,6 @@ type lifeTest struct {
 
 // A mortal is a handler that wants to know of its end.
 type mortal struct {
-	counter
 	l    *lifeTest
 	name string
 }

@@ -50,8 +50,8 @@ func TestIDs(t *testing.T) {
 				t.Fatal(err)
 			}
 			same(t, "seen", res, &labv1.TouchResponse{Id: one.String(), Field: one.String()})
-			same(t, "listed", slices.Contains(b.IDs("lab.unique"), one), true)
-			same(t, "the other is not", slices.Contains(b.IDs("lab.unique"), two), false)
+			same(t, "listed", slices.Contains(b.ListIDs("lab.unique"), one), true)
+			same(t, "the other is not", slices.Contains(b.ListIDs("lab.unique"), two), false)
 		})
 		t.Run("ID-09 an id of another type", func(t *testing.T) {
 			wrong := durable.RefByID(b.conn, "lab.recorder", uniques.NewUniqueID())
@@ -77,9 +77,9 @@ func TestIDs(t *testing.T) {
 			r := b.recorder(t)
 			_ = r.ID()
 			same(t, "constructors", b.lab.Constructed.Load()-before, int64(0))
-			same(t, "listed", slices.Contains(b.IDs("lab.recorder"), r.ID()), false)
+			same(t, "listed", slices.Contains(b.ListIDs("lab.recorder"), r.ID()), false)
 			same(t, "texts", texts(t, r), []string(nil))
-			same(t, "listed after a read", slices.Contains(b.IDs("lab.recorder"), r.ID()), false)
+			same(t, "listed after a read", slices.Contains(b.ListIDs("lab.recorder"), r.ID()), false)
 		})
 		t.Run("ID-16 names are bytes", func(t *testing.T) {
 			for _, name := range []string{

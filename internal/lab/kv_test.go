@@ -282,19 +282,19 @@ func TestKVDeleteAll(t *testing.T) {
 		t.Run("KV-49 the object ceases to exist", func(t *testing.T) {
 			o := b.kv(t)
 			o.do(put("a", "1"))
-			same(t, "listed", slices.Contains(b.IDs("lab.kv"), o.ID()), true)
+			same(t, "listed", slices.Contains(b.ListIDs("lab.kv"), o.ID()), true)
 			same(t, "exists", o.do(exists())[0].GetOk(), true)
 			o.do(deleteAll())
-			same(t, "listed after", slices.Contains(b.IDs("lab.kv"), o.ID()), false)
+			same(t, "listed after", slices.Contains(b.ListIDs("lab.kv"), o.ID()), false)
 			same(t, "exists after", o.do(exists())[0].GetOk(), false)
 			b.Evict(o.Ref)
-			same(t, "listed when evicted", slices.Contains(b.IDs("lab.kv"), o.ID()), false)
+			same(t, "listed when evicted", slices.Contains(b.ListIDs("lab.kv"), o.ID()), false)
 		})
 		t.Run("KV-49 unless the turn writes again", func(t *testing.T) {
 			o := b.kv(t)
 			o.do(put("a", "1"))
 			o.do(deleteAll(), put("b", "1"))
-			same(t, "listed", slices.Contains(b.IDs("lab.kv"), o.ID()), true)
+			same(t, "listed", slices.Contains(b.ListIDs("lab.kv"), o.ID()), true)
 		})
 	})
 }

@@ -1,6 +1,6 @@
 // Package lab has objects that tests drive from outside: a counter, a recorder
-// that misbehaves on request, one that passes steps on to its handle, and one
-// that does with its SQL database.
+// that misbehaves on request, and others that pass steps on to their handles, to
+// their SQL databases and to their alarms.
 package lab
 
 import (
@@ -28,6 +28,8 @@ type Lab struct {
 	Constructed atomic.Int64
 	// Handled counts the writing methods of recorders that began.
 	Handled atomic.Int64
+
+	alarms alarmScripts
 }
 
 // Register registers every object of the lab.
@@ -37,6 +39,7 @@ func (l *Lab) Register(r durable.Registrar) error {
 		labv1durable.RegisterRecorder(r, l.newRecorder, l.Options...),
 		labv1durable.RegisterKVLab(r, l.newKVLab, l.Options...),
 		labv1durable.RegisterSQLLab(r, l.newSQLLab, l.Options...),
+		labv1durable.RegisterAlarmLab(r, l.newAlarmLab, l.Options...),
 		labv1durable.RegisterPlain(r, l.newPlain, l.Options...),
 		labv1durable.RegisterUnique(r, l.newUnique, l.Options...),
 	)

@@ -38,21 +38,21 @@ func TestLife(t *testing.T) {
 			o := b.kv(t)
 			o.do(get("a"), exists())
 			b.Evict(o.Ref)
-			same(t, "listed", slices.Contains(b.IDs("lab.kv"), o.ID()), false)
+			same(t, "listed", slices.Contains(b.ListIDs("lab.kv"), o.ID()), false)
 			same(t, "exists", o.do(exists())[0].GetOk(), false)
 		})
 		t.Run("LIFE-11 nor one whose write was rolled back", func(t *testing.T) {
 			o := b.kv(t)
 			_, err := o.try(put("a", "1"), fail("no"))
 			want{code: connect.CodeUnknown}.check(t, err, o)
-			same(t, "listed", slices.Contains(b.IDs("lab.kv"), o.ID()), false)
+			same(t, "listed", slices.Contains(b.ListIDs("lab.kv"), o.ID()), false)
 		})
 		t.Run("LIFE-12 an empty object exists", func(t *testing.T) {
 			o := b.kv(t)
 			o.do(put("a", "1"))
 			o.do(del("a"))
 			b.Evict(o.Ref)
-			same(t, "listed", slices.Contains(b.IDs("lab.kv"), o.ID()), true)
+			same(t, "listed", slices.Contains(b.ListIDs("lab.kv"), o.ID()), true)
 			same(t, "exists", o.do(exists())[0].GetOk(), true)
 		})
 		t.Run("LIFE-22 one object's failure leaves others alone", func(t *testing.T) {
@@ -136,7 +136,7 @@ func TestCrash(t *testing.T) {
 			o.do(deleteAll())
 			b.Crash()
 			same(t, "pairs", o.pairs(), []string{})
-			same(t, "listed", slices.Contains(b.IDs("lab.kv"), o.ID()), false)
+			same(t, "listed", slices.Contains(b.ListIDs("lab.kv"), o.ID()), false)
 		})
 	})
 }

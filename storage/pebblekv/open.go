@@ -132,6 +132,9 @@ func (e *Engine) pebbleOptions(opts Options) *pebble.Options {
 			e.fs.seal("pebble", cause)
 		}},
 	}
+	if opts.NoTicks {
+		o.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
+	}
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}

@@ -63,6 +63,10 @@ type Options struct {
 	// size is looked up once a second, so it can be passed by what is written
 	// in one. The default is no limit.
 	MaxBytes int64
+	// NoTicks keeps the engine from looking ten times a second whether it should
+	// compact more: it looks after flushes and compactions alone. It is for tests
+	// in virtual time, where a day would have 864,000 looks.
+	NoTicks bool
 }
 
 func (o Options) withDefaults() Options {
