@@ -39,3 +39,7 @@ bench: ## micro-benchmarks, then the table of docs/benchmarks.md
 .PHONY: conformance
 conformance: ## Connect's conformance suite against a durable object
 	go run ./internal/conformance
+
+.PHONY: torture
+torture: ## kill a server under load for a minute, and check that nothing promised is lost
+	go run ./internal/torture $(TORTURE)

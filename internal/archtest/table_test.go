@@ -201,4 +201,15 @@ var table = []row{
 		imports:  []string{"..."},
 		connect:  true,
 	},
+	{
+		packages: "internal/torture/gen/...",
+		imports:  []string{".", "gen/durable/v1"},
+		own:      3,
+		never:    []string{"server", "storage/...", connect, pebble, sqlite},
+	},
+	{
+		packages: "internal/torture/...",
+		imports:  []string{"..."},
+		connect:  true,
+	},
 }
