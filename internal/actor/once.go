@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"hash/maphash"
 	"sync"
 	"time"
 
@@ -67,9 +68,15 @@ type onceTurn struct {
 // Otherwise the turn remembers its outcome from now on.
 func (t *turn) recall(ctx context.Context, once *Once) (found bool, err error) {
 	now := time.Now()
-	val, ok, err := t.act.shard.Get(ctx, t.o.id, replyKey(once.Key))
-	if err != nil {
-		return true, readFailed("look for an earlier reply", err)
+	if err := t.act.readReplies(ctx, t.o); err != nil {
+		return true, err
+	}
+	var val []byte
+	ok := false
+	if t.act.replies.mayHave(once.Key) {
+		if val, ok, err = t.act.shard.Get(ctx, t.o.id, replyKey(once.Key)); err != nil {
+			return true, readFailed("look for an earlier reply", err)
+		}
 	}
 	if ok {
 		rec := new(recordv1.Reply)
@@ -87,9 +94,6 @@ func (t *turn) recall(ctx context.Context, once *Once) (found bool, err error) {
 		default:
 			return true, durable.ErrIdempotencyCutOff
 		}
-	}
-	if err := t.act.readExpiries(ctx, t.o); err != nil {
-		return true, err
 	}
 	expires := now.Add(t.o.typ.Limits.ReplyRetention).UnixMilli() + 1
 	t.once = &onceTurn{Once: once, rec: &recordv1.Reply{Request: once.Request[:], ExpiresMs: expires}}
@@ -128,6 +132,7 @@ func (t *turn) addReply(b *storage.Batch) error {
 		return fmt.Errorf("store the reply: %w", err)
 	}
 	expires := once.rec.GetExpiresMs()
+	t.act.replies.add(once.Key)
 	b.Put = append(b.Put,
 		storage.Pair{Key: replyKey(once.Key), Val: val},
 		storage.Pair{Key: expiryKey(expires, once.Key), Val: []byte{}})
@@ -139,32 +144,75 @@ func (t *turn) addReply(b *storage.Batch) error {
 
 // activationReplies is what an activation knows of the replies it remembers.
 type activationReplies struct {
-	// Turns that are alone use these two.
+	// Turns that are alone use these three.
 
 	known bool
 	first int64 // when the first expires, in milliseconds; 0: there are none
+	// keys has the hash of every key that is stored, so that new ones need not be
+	// looked for; nil when there are too many.
+	keys map[uint64]struct{}
 
 	mu    sync.Mutex
 	begun map[string]struct{} // the keys of calls under way
 }
 
-// readExpiries finds out when the first reply expires.
-func (a *activation) readExpiries(ctx context.Context, o *object) error {
+const (
+	// readKeys is how many keys of replies are read when an object comes into
+	// memory.
+	readKeys = 1000
+	// keptKeys is how many an activation knows in memory, of about 16 bytes each.
+	keptKeys = 1 << 18
+)
+
+// hashSeed makes the hashes of keys differ from process to process.
+var hashSeed = maphash.MakeSeed()
+
+// readReplies finds out when the first reply expires, and which keys there are.
+func (a *activation) readReplies(ctx context.Context, o *object) error {
 	r := &a.replies
 	if r.known {
 		return nil
 	}
+	r.first, r.keys = 0, map[uint64]struct{}{}
 	if a.exists {
 		for pair, err := range a.shard.Scan(ctx, o.id, expiries()) {
 			if err != nil {
 				return readFailed("look for remembered replies", err)
 			}
-			r.first, _, _ = cutExpiry(pair.Key)
-			break
+			ms, key, _ := cutExpiry(pair.Key)
+			if r.first == 0 {
+				r.first = ms
+			}
+			r.add(key)
+			if len(r.keys) > readKeys {
+				r.keys = nil
+				break
+			}
 		}
 	}
 	r.known = true
 	return nil
+}
+
+// add notes a key that is about to be stored.
+func (r *activationReplies) add(key string) {
+	if r.keys == nil {
+		return
+	}
+	if len(r.keys) >= keptKeys {
+		r.keys = nil
+		return
+	}
+	r.keys[maphash.String(hashSeed, key)] = struct{}{}
+}
+
+// mayHave reports whether a reply may be stored under the key.
+func (r *activationReplies) mayHave(key string) bool {
+	if r.keys == nil {
+		return true
+	}
+	_, ok := r.keys[maphash.String(hashSeed, key)]
+	return ok
 }
 
 // expiries is the range of the expiries.
@@ -177,7 +225,7 @@ func (a *activation) noteReplies(o *object, b *storage.Batch) {
 	r := &a.replies
 	changed := b.Wipe
 	if changed {
-		r.known, r.first = true, 0
+		r.first = 0 // keys may stay: they only tell what need not be looked for
 	}
 	for _, timer := range b.Timers {
 		if timer.Kind == timerReplies {

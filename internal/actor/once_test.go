@@ -261,6 +261,26 @@ func TestOnce(t *testing.T) {
 			t.Errorf("KV-49: it is still there: %v %v", object, err)
 		}
 	})
+	bubble("more keys than are read or kept", func(t *testing.T, o *onceTest) {
+		nothing := func(context.Context, durable.Tx) error { return nil }
+		for i := range readKeys + 100 {
+			o.do(fmt.Sprint(i), "r", nothing)
+		}
+		again := func(what string) {
+			for _, i := range []int{0, 500, readKeys + 99} {
+				if got := o.do(fmt.Sprint(i), "r", nothing); got != "again: ok" {
+					t.Errorf("%s: key %d: %q", what, i, got)
+				}
+			}
+		}
+		again("kept")
+		_ = o.Drain(t.Context())
+		o.open()
+		again("too many to read")
+		if got := o.do("new", "r", nothing); got != "ok" {
+			t.Error(got)
+		}
+	})
 	bubble("many expire at once", func(t *testing.T, o *onceTest) {
 		for i := range 2500 {
 			o.do(fmt.Sprint(i), "r", func(context.Context, durable.Tx) error { return nil })

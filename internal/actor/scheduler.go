@@ -112,16 +112,26 @@ func (s *scheduler) note(object storage.ObjectID, kind uint8, at int64) {
 	if s.mu.noted != nil {
 		s.mu.noted[key] = at
 	}
-	first := s.put(key, at)
+	sooner := s.put(key, at)
 	s.mu.Unlock()
-	if first {
+	if sooner {
 		s.poke()
 	}
 }
 
-// put sets a timer, and reports whether it is now the first. The caller holds mu.
-func (s *scheduler) put(key timerKey, at int64) (first bool) {
-	t := s.mu.timers[key]
+// first returns when the first timer that does not run is due. The caller holds
+// mu.
+func (s *scheduler) first() int64 {
+	if len(s.mu.due) == 0 {
+		return never
+	}
+	return s.mu.due[0].at
+}
+
+// put sets a timer, and reports whether something is due sooner than before. The
+// caller holds mu.
+func (s *scheduler) put(key timerKey, at int64) (sooner bool) {
+	t, before := s.mu.timers[key], s.first()
 	switch {
 	case t != nil && t.index < 0:
 		t.at = at
@@ -143,7 +153,7 @@ func (s *scheduler) put(key timerKey, at int64) (first bool) {
 	if len(s.mu.due) > s.mu.crowd {
 		s.shed()
 	}
-	return len(s.mu.due) > 0 && s.mu.due[0] == t
+	return s.first() < before
 }
 
 // shed forgets timers beyond the first ones. They are in the store.
@@ -206,10 +216,7 @@ func (s *scheduler) sleep(ctx context.Context, wait time.Duration) {
 func (s *scheduler) next() (*timer, time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first := int64(never)
-	if len(s.mu.due) > 0 {
-		first = s.mu.due[0].at
-	}
+	first := s.first()
 	switch {
 	case s.mu.horizon == 0 || first >= s.mu.horizon && s.mu.horizon != never:
 		return nil, -1

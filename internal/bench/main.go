@@ -26,27 +26,35 @@ func main() {
 }
 
 type settings struct {
-	serve   bool
-	data    string
-	objects int
-	length  time.Duration
-	rounds  int
-	only    string
-	match   string
-	profile string
+	serve    bool
+	data     string
+	objects  int
+	sleepers int
+	length   time.Duration
+	rounds   int
+	only     string
+	match    string
+	profile  string
 }
 
 func run() error {
+	began := time.Now()
 	var s settings
+	var wake bool
+	flag.BoolVar(&wake, "wake", false, "be the process that serves the sleeping objects")
+	flag.IntVar(&s.sleepers, "sleepers", 1_000_000, "how many sleeping objects with alarms there are")
 	flag.BoolVar(&s.serve, "serve", false, "be the server process")
 	flag.StringVar(&s.data, "data", "", "folder for the stores; default: a new one, removed at the end")
 	flag.IntVar(&s.objects, "objects", 100_000, "how many objects there are")
 	flag.DurationVar(&s.length, "length", 1500*time.Millisecond, "how long each figure is measured in a round")
 	flag.IntVar(&s.rounds, "rounds", 3, "how often each figure is measured; the median counts")
-	flag.StringVar(&s.only, "only", "", "measure only the parts whose names begin with one of these, separated by commas: calls, pebble, life, sql")
+	flag.StringVar(&s.only, "only", "", "measure only the parts whose names begin with one of these, separated by commas: calls, pebble, life, sql, alarms, sleepers")
 	flag.StringVar(&s.match, "match", "", "of the calls, measure only the echo and those whose protocol, callers and kind, as in \"gRPC, h2c/64/read\", hold this text; of SQL, the transactions whose names do")
 	flag.StringVar(&s.profile, "profile", "", "write a CPU profile of the server process during the first call figure that is not the echo to this file")
 	flag.Parse()
+	if wake {
+		return wakeMain(s.data, began)
+	}
 	if s.serve {
 		return serveMain(s.data)
 	}
@@ -67,6 +75,8 @@ func run() error {
 		{"pebble", measurePebble},
 		{"life", measureLife},
 		{"sql", measureSQL},
+		{"alarms", measureAlarms},
+		{"sleepers", measureSleepers},
 	}
 	for _, p := range parts {
 		if !wanted(s.only, p.name) {

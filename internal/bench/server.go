@@ -19,6 +19,7 @@ import (
 	durable "github.com/durable-go/durable"
 	counterv1 "github.com/durable-go/durable/examples/counter/gen/counter/v1"
 	"github.com/durable-go/durable/examples/counter/gen/counter/v1/counterv1durable"
+	"github.com/durable-go/durable/internal/lab/gen/lab/v1/labv1durable"
 	"github.com/durable-go/durable/server"
 	"github.com/durable-go/durable/storage/pebblekv"
 )
@@ -50,6 +51,9 @@ func serveMain(data string) error {
 		return err
 	}
 	if err := counterv1durable.RegisterCounter(s, newCounter); err != nil {
+		return err
+	}
+	if err := labv1durable.RegisterAlarmLab(s, newSleeper(nil)); err != nil {
 		return err
 	}
 	theServer.Store(s)
