@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	_ "time/tzdata" // for machines without time zones
 
 	"github.com/netresearch/go-cron"
 )

@@ -21,7 +21,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
-	_ "time/tzdata" // for recurring alarms, where the machine has no time zones
 
 	durable "github.com/durable-go/durable"
 	"github.com/durable-go/durable/server"

@@ -17,8 +17,14 @@ import (
 // bare runs fn in a turn that does not run the constructor: on the activation
 // where there is one, and on what is stored otherwise.
 func (o *object) bare(ctx context.Context, a access, fn func(t *turn) error) (mark, error) {
-	if _, err := o.enter(ctx, a, false, 0, true); err != nil {
+	got, err := o.enter(ctx, a, false, 0, true)
+	if err != nil {
 		return mark{}, err
+	}
+	if got != a {
+		o.mu.Lock()
+		o.queue.downgrade()
+		o.mu.Unlock()
 	}
 	act := o.settled()
 	if act == nil {
@@ -29,7 +35,7 @@ func (o *object) bare(ctx context.Context, a access, fn func(t *turn) error) (ma
 		}
 	}
 	t := newTurn(o, act, a, nil)
-	err := t.call(func() error { return fn(t) }, func(err error) { _, _ = t.finish(err) })
+	err = t.call(func() error { return fn(t) }, func(err error) { _, _ = t.finish(err) })
 	return t.finish(err)
 }
 
@@ -274,7 +280,8 @@ func (h *Host) RunAlarm(ctx context.Context, typ *Type, id durable.ID, alarm str
 		return false, err
 	}
 	err = h.with(typ, id, func(o *object) error {
-		ran, err = o.runAlarm(ctx, alarm, true, false)
+		// A caller that leaves is no failure of the alarm.
+		ran, err = o.runAlarm(context.WithoutCancel(ctx), alarm, true, false)
 		var failed *alarmFailure
 		if errors.As(err, &failed) {
 			return failed.error

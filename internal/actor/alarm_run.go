@@ -50,6 +50,7 @@ type alarmRun struct {
 	name string
 	rec  *recordv1.Alarm // nil: there is none to run
 	act  *activation
+	cut  chan struct{} // closed when the run is cut off from its object
 }
 
 // runAlarm runs the handler of the alarm of that name, as if it were due; or of
@@ -65,27 +66,7 @@ func (o *object) runAlarm(ctx context.Context, name string, named, retry bool) (
 	case <-ctx.Done():
 		return false, context.Cause(ctx)
 	}
-	l, err := o.extend(chainOf(ctx))
-	if err != nil {
-		return false, err
-	}
-	var run alarmRun
-	m, err := o.turnIn(ctx, exclusive, 0, true, l, nil, func(t *turn) error {
-		run, err = t.pickAlarm(name, named)
-		if err != nil || run.rec == nil {
-			return err
-		}
-		hctx := &t.context
-		hctx.init(ctx, o.typ.Limits.AlarmTimeout, t.start, l)
-		defer hctx.end()
-		t.ctx = hctx
-		t.expect(o.typ.Limits.AlarmTimeout)
-		return t.handleAlarm(hctx, run, retry)
-	})
-	if run.act != nil {
-		run.act.runs(nil)
-	}
-	err = o.reply(ctx, m, err)
+	run, err := o.alarmTurn(ctx, name, named, retry)
 	var constructor *durable.ConstructorError
 	switch {
 	case err == nil:
@@ -99,6 +80,52 @@ func (o *object) runAlarm(ctx context.Context, name string, named, retry bool) (
 		return true, errors.Join(rerr, err)
 	}
 	return true, &alarmFailure{err}
+}
+
+// alarmTurn runs the handler of an alarm in a turn, on a goroutine of its own: a
+// handler that never ends keeps that, and nothing else.
+func (o *object) alarmTurn(ctx context.Context, name string, named, retry bool) (run *alarmRun, err error) {
+	run = &alarmRun{}
+	l, err := o.extend(chainOf(ctx))
+	if err != nil {
+		return run, err
+	}
+	picked, ended := make(chan *alarmRun, 1), make(chan error, 1)
+	go func() {
+		err := error(&durable.PanicError{Value: "the handler called runtime.Goexit"})
+		defer func() { ended <- err }()
+		m, terr := o.turnIn(ctx, exclusive, 0, true, l, nil, func(t *turn) error {
+			run, err := t.pickAlarm(name, named)
+			if err != nil || run.rec == nil {
+				return err
+			}
+			defer t.act.runs(nil)
+			t.alarm.Store(run)
+			picked <- run
+			hctx := &t.context
+			hctx.init(ctx, o.typ.Limits.AlarmTimeout, t.start, l)
+			defer hctx.end()
+			t.ctx = hctx
+			t.expect(o.typ.Limits.AlarmTimeout)
+			return t.handleAlarm(hctx, run, retry)
+		})
+		err = o.reply(ctx, m, terr)
+	}()
+	select {
+	case err = <-ended:
+		select {
+		case run = <-picked:
+		default: // there was none to run
+		}
+		return run, err
+	case run = <-picked:
+	}
+	select {
+	case err = <-ended:
+		return run, err
+	case <-run.cut:
+		return run, run.act.err()
+	}
 }
 
 // noFault reports whether an alarm failed for a reason that is no fault of its
@@ -122,20 +149,20 @@ func noFault(err error) bool {
 }
 
 // pickAlarm returns the alarm to run. When none is due it puts the timer right.
-func (t *turn) pickAlarm(name string, named bool) (alarmRun, error) {
+func (t *turn) pickAlarm(name string, named bool) (*alarmRun, error) {
 	set, _, err := t.act.loadAlarms(t.ctx, t.o)
 	if err != nil {
-		return alarmRun{}, err
+		return nil, err
 	}
 	if len(t.dropUnknown(set)) > 0 {
 		if err := t.commitNow(); err != nil {
-			return alarmRun{}, err
+			return nil, err
 		}
 		if set, _, err = t.act.loadAlarms(t.ctx, t.o); err != nil {
-			return alarmRun{}, err
+			return nil, err
 		}
 	}
-	run := alarmRun{name: name, act: t.act}
+	run := &alarmRun{name: name, act: t.act, cut: make(chan struct{})}
 	if named {
 		run.rec = set[name]
 	} else {
@@ -182,7 +209,7 @@ func (t *turn) commitNow() error {
 
 // handleAlarm runs the handler. When it succeeds the alarm is removed, or set for
 // its next run, in the commit of what the handler wrote.
-func (t *turn) handleAlarm(ctx context.Context, run alarmRun, retry bool) error {
+func (t *turn) handleAlarm(ctx context.Context, run *alarmRun, retry bool) error {
 	declared := t.o.typ.alarm(run.name)
 	var payload proto.Message
 	if declared.NewPayload != nil {
@@ -210,6 +237,9 @@ func (t *turn) endAlarm(name string, rec *recordv1.Alarm) error {
 	if err != nil { // the zone is gone from this machine, perhaps
 		t.o.host.log.Error("an alarm does not recur any more", "type", t.o.typ.Name,
 			"id", t.o.durableID().String(), "alarm", name, "err", err)
+	}
+	if err := t.endLevel(0, true, true); err != nil { // what nobody ended is undone
+		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -242,7 +272,7 @@ func (a *activation) noteRepeat(t *turn, name string, anew *recordv1.Alarm) {
 
 // alarmFailed sets an alarm for its retry after cause, or gives it up. Where the
 // constructor failed, it is the one that would have run.
-func (o *object) alarmFailed(ctx context.Context, run alarmRun, name string, named bool, cause error) error {
+func (o *object) alarmFailed(ctx context.Context, run *alarmRun, name string, named bool, cause error) error {
 	m, err := o.bare(ctx, exclusive, func(t *turn) error {
 		if run.rec == nil {
 			picked, err := t.pickAlarm(name, named)
@@ -272,7 +302,7 @@ func (o *object) alarmFailed(ctx context.Context, run alarmRun, name string, nam
 }
 
 // afterFailure returns what is set in place of an alarm whose run failed.
-func (o *object) afterFailure(run alarmRun, cause error) (*recordv1.Alarm, error) {
+func (o *object) afterFailure(run *alarmRun, cause error) (*recordv1.Alarm, error) {
 	retry := o.typ.alarm(run.name).Retry
 	retries := int(run.rec.GetRetries())
 	log := o.host.log.With("type", o.typ.Name, "id", o.durableID().String(), "alarm", run.name)

@@ -49,9 +49,12 @@ func (o *object) background(act *activation, fn task) {
 	l := &link{typeName: o.typ.Name, id: o.durableID(), depth: 1}
 	l.away.Store(true) // it holds no turn, except in Update and View
 	defer l.end()
-	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), chainKey{}, l), limit)
-	defer cancel()
-	defer context.AfterFunc(h.drain, cancel)()
+	timeout, stop := context.WithTimeout(context.WithValue(context.Background(), chainKey{}, l), limit)
+	defer stop()
+	defer context.AfterFunc(h.drain, stop)()
+	ctx, cancel := context.WithCancelCause(timeout)
+	defer cancel(nil)
+	defer act.uses(cancel)()
 	released := context.AfterFunc(ctx, func() { h.release(o) })
 	s := &stream{o: o, act: act, parent: nil, ctx: ctx}
 	err := s.call(func() error { return fn(ctx, s) })

@@ -127,6 +127,7 @@ func (h *Host) Stream(ctx context.Context, c Call, port StreamPort, req proto.Me
 	defer context.AfterFunc(h.drain, func() {
 		cancel(durable.ErrStreamDrained)
 	})()
+	defer act.uses(cancel)()
 	s := &stream{o: o, act: act, parent: parent, port: port, ctx: ctx}
 	hctx := newHandlerContext(ctx, 0, time.Time{}, l)
 	defer hctx.end()
@@ -137,6 +138,8 @@ func (h *Host) Stream(ctx context.Context, c Call, port StreamPort, req proto.Me
 	})
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, durable.ErrStreamDrained) {
 		err = cause
+	} else if ended := act.err(); ended != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		err = ended // which is why it was cancelled
 	}
 	m := o.now(act)
 	m.effects = !c.Method.ReadOnly // for all we know
@@ -191,6 +194,9 @@ func (s *stream) turn(ctx context.Context, a access, fn func(t *turn) error) err
 
 // Send implements [durable.StreamPort].
 func (s *stream) Send(msg proto.Message) error {
+	if err := s.act.err(); err != nil {
+		return err
+	}
 	if err := s.o.await(s.ctx, s.o.now(s.act)); err != nil {
 		return err
 	}

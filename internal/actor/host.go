@@ -64,8 +64,9 @@ type Host struct {
 }
 
 type ownedShard struct {
-	shard atomic.Pointer[shardHandle]
-	mu    struct {
+	shard      atomic.Pointer[shardHandle]
+	reclaiming atomic.Bool // it is tried again soon
+	mu         struct {
 		sync.Mutex
 		tried time.Time // last attempt to get a lost shard back
 	}
@@ -190,6 +191,24 @@ func (h *Host) shard(ctx context.Context, id storage.ShardID) (*shardHandle, err
 		}
 	}
 	return nil, durable.ErrNotOwner
+}
+
+// reclaimSoon gets a lost shard back although nobody calls its objects: they may
+// have alarms.
+func (h *Host) reclaimSoon(id storage.ShardID) {
+	owned := &h.shards[id]
+	if !owned.reclaiming.CompareAndSwap(false, true) {
+		return
+	}
+	time.AfterFunc(reclaimPause, func() {
+		owned.reclaiming.Store(false)
+		if h.drain.Err() != nil {
+			return
+		}
+		if _, err := h.shard(h.drain, id); err != nil {
+			h.reclaimSoon(id)
+		}
+	})
 }
 
 // confirm returns nil if this host may answer from memory: it still owns the
@@ -320,12 +339,19 @@ func (h *Host) release(o *object) {
 	o.mu.Unlock()
 	switch {
 	case !active && settled:
-		delete(b.mu.objects, o.id)
+		b.remove(o)
 	case !active:
 		h.life.watch(o, time.Now().Add(settlePause))
 	case !o.typ.KeepActive:
 		o.idleSince = time.Now()
 		h.life.watch(o, o.idleSince.Add(o.typ.Limits.IdleTimeout))
+	}
+}
+
+// remove takes an entry out of the table, if it is there.
+func (b *bucket) remove(o *object) {
+	if b.mu.objects[o.id] == o {
+		delete(b.mu.objects, o.id)
 	}
 }
 

@@ -321,9 +321,13 @@ func (t *turn) checkEntry(key string, value []byte) error {
 	return nil
 }
 
+// reservedBytes is how much of a commit is for what the runtime adds to it. A
+// reply that is remembered may need more: then the commit fails.
+const reservedBytes = 1 << 10
+
 // checkSize refuses n more bytes than one commit can take. The caller holds mu.
 func (t *turn) checkSize(what string, n int) error {
-	if limit := t.o.host.info.MaxBatch; limit > 0 && t.overlay.bytes+n > limit {
+	if limit := t.o.host.info.MaxBatch - reservedBytes; limit > 0 && t.overlay.bytes+n > limit {
 		return fmt.Errorf("%s: %w", what, &durable.LimitError{Name: "bytes written in one commit", Max: int64(limit), Actual: int64(t.overlay.bytes + n)})
 	}
 	return nil

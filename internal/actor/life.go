@@ -19,10 +19,11 @@ import (
 // call: an entry that was used meanwhile is looked at again later. So calls cost
 // it next to nothing, and the order in which it looks is that of last use.
 type life struct {
-	h      *Host
-	active atomic.Int64 // activations in memory
-	max    int64        // of them; 0: no limit
-	memory uint64       // bytes of live heap beyond which activations go; 0: no limit
+	h       *Host
+	active  atomic.Int64 // activations in memory
+	leaving atomic.Int64 // of them, those whose handlers are being told
+	max     int64        // of them; 0: no limit
+	memory  uint64       // bytes of live heap beyond which activations go; 0: no limit
 
 	mu struct {
 		sync.Mutex
@@ -129,7 +130,9 @@ func (l *life) look(o *object, force bool) bool {
 		act.release()
 		return true
 	}
+	l.leaving.Add(1)
 	go func() {
+		defer l.leaving.Add(-1)
 		defer l.h.release(o)
 		ctx, cancel := context.WithTimeout(context.Background(), evictTimeout)
 		defer cancel()
@@ -152,7 +155,7 @@ func (l *life) decide(o *object, force bool) *activation {
 	act, settled := o.act, o.isSettled()
 	switch over := o.idleSince.Add(o.typ.Limits.IdleTimeout); {
 	case act == nil && settled:
-		delete(b.mu.objects, o.id)
+		b.remove(o)
 		return nil
 	case act != nil && o.typ.KeepActive:
 		return nil
@@ -168,14 +171,14 @@ func (l *life) decide(o *object, force bool) *activation {
 		return act
 	}
 	o.drop(act)
-	delete(b.mu.objects, o.id)
+	b.remove(o)
 	return act
 }
 
 // added counts an activation that was made, and makes room for it.
 func (l *life) added() {
 	n := l.active.Add(1)
-	for ; l.max > 0 && n > l.max; n = l.active.Load() {
+	for ; l.max > 0 && n-l.leaving.Load() > l.max; n = l.active.Load() {
 		if !l.evictOne() {
 			return
 		}
@@ -252,16 +255,38 @@ func (l *life) sample() {
 	}
 }
 
-// evict drops the activation after the turns that came before, when it is still
-// the one given, or any where act is nil. It tells the handler first, and reports
-// whether there was one.
+// evict drops the activation after the turns that came before, those included
+// that are away, when it is still the one given and nobody else came, or any where
+// only is nil. It tells the handler first, and reports whether there was one.
 func (o *object) evict(ctx context.Context, only *activation) (bool, error) {
-	if _, err := o.enter(ctx, exclusive, false, 0, true); err != nil {
-		return false, err
+	for {
+		if _, err := o.enter(ctx, exclusive, false, 0, true); err != nil {
+			return false, err
+		}
+		o.mu.Lock()
+		away := len(o.running) > 0
+		o.mu.Unlock()
+		if !away {
+			break
+		}
+		o.leave(exclusive)
+		if err := o.quiet(ctx); err != nil {
+			return false, err
+		}
 	}
 	o.mu.Lock()
 	act := o.act
 	o.mu.Unlock()
+	if only != nil { // it is in use again
+		b := o.host.bucket(o.id)
+		b.mu.Lock()
+		used := o.refs > 1
+		b.mu.Unlock()
+		if used {
+			o.leave(exclusive)
+			return false, nil
+		}
+	}
 	if act != nil && (only == nil || act == only) {
 		o.tell(ctx, act)
 	} else {
@@ -277,6 +302,34 @@ func (o *object) evict(ctx context.Context, only *activation) (bool, error) {
 		act.release()
 	}
 	return act != nil, nil
+}
+
+// quiet waits until the turns that have begun are over, also those that are away,
+// for as long as calls wait in the queue.
+func (o *object) quiet(ctx context.Context) error {
+	limit := o.typ.Limits.MaxQueueWait
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	for {
+		o.mu.Lock()
+		if len(o.running) == 0 {
+			o.mu.Unlock()
+			return nil
+		}
+		if o.ended == nil {
+			o.ended = make(chan struct{})
+		}
+		ended := o.ended
+		o.mu.Unlock()
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-timeout.C:
+			ms := limit.Milliseconds()
+			return &durable.OverloadError{Limit: "milliseconds until the handlers end", Max: ms, Actual: ms}
+		}
+	}
 }
 
 // tell calls the handler's Evict, if it has one, and waits for a time.
@@ -344,8 +397,13 @@ const watchPause = time.Second
 // whenever.
 func (t *turn) expect(limit time.Duration) {
 	t.limit = limit
-	if limit > 0 {
-		t.deadline.Store(t.start.Add(limit).UnixNano())
+	t.renew(t.start)
+}
+
+// renew lets the time of the handler begin anew.
+func (t *turn) renew(now time.Time) {
+	if t.limit > 0 {
+		t.deadline.Store(now.Add(t.limit).UnixNano())
 	}
 }
 
@@ -406,6 +464,9 @@ func (t *turn) cutOff() {
 	t.context.end()
 	if !t.abandoned.CompareAndSwap(false, true) {
 		return
+	}
+	if run := t.alarm.Load(); run != nil {
+		close(run.cut)
 	}
 	go func() {
 		t.mu.Lock() // may take as long as what the handler does

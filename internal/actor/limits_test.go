@@ -103,12 +103,12 @@ func TestBatchIsWhole(t *testing.T) {
 		if err := tx.Sync(ctx); err != nil {
 			return err
 		}
-		if err := kv.Put(ctx, "fill", make([]byte, 1<<20-10)); err != nil {
+		if err := kv.Put(ctx, "fill", make([]byte, 1<<20-reservedBytes-10)); err != nil {
 			return err
 		}
 		var limit *durable.LimitError
 		n, err := kv.DeleteMany(ctx, "d1", "d2")
-		if n != 0 || !errors.As(err, &limit) || limit.Max != 1<<20 || limit.Actual != 1<<20+1 {
+		if n != 0 || !errors.As(err, &limit) || limit.Max != 1<<20-reservedBytes || limit.Actual != 1<<20-reservedBytes+1 {
 			t.Errorf("deleted %d: %v", n, err)
 		}
 		if err := kv.Put(ctx, "k", make([]byte, 10)); !errors.As(err, &limit) {

@@ -31,7 +31,8 @@ type object struct {
 
 	mu       sync.Mutex // guards the rest
 	queue    queue
-	running  []*turn       // for the watchdog
+	running  []*turn       // also those that are away
+	ended    chan struct{} // closed when no turn is running; nil while nobody waits for that
 	alarming chan struct{} // holds a token while an alarm runs; nil before the first
 	act      *activation   // nil: not in memory
 	// last is the newest commit; confirmed the newest that replies wait for.
@@ -54,6 +55,7 @@ type activation struct {
 	sql     activationSQL
 	alarms  activationAlarms
 	replies activationReplies
+	users   activationUsers
 	// lastCommit is when the last commit was made in this activation, in
 	// milliseconds; stamped when one was stored.
 	lastCommit atomic.Int64
@@ -64,7 +66,39 @@ type activation struct {
 type endedError struct{ err error }
 
 // end ends the activation for whoever still uses it.
-func (a *activation) end(err error) { a.ended.CompareAndSwap(nil, &endedError{err}) }
+func (a *activation) end(err error) {
+	a.ended.CompareAndSwap(nil, &endedError{err})
+	a.users.mu.Lock()
+	defer a.users.mu.Unlock()
+	for cancel := range a.users.set {
+		(*cancel)(a.err())
+	}
+}
+
+// activationUsers are streams and background work, which end with it.
+type activationUsers struct {
+	mu  sync.Mutex
+	set map[*context.CancelCauseFunc]struct{}
+}
+
+// uses makes cancel be called when the activation is ended, until stop is.
+func (a *activation) uses(cancel context.CancelCauseFunc) (stop func()) {
+	u := &a.users
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.set == nil {
+		u.set = map[*context.CancelCauseFunc]struct{}{}
+	}
+	u.set[&cancel] = struct{}{}
+	if err := a.err(); err != nil {
+		cancel(err)
+	}
+	return func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		delete(u.set, &cancel)
+	}
+}
 
 // err returns why the activation ended, nil while it lives.
 func (a *activation) err() error {
@@ -76,8 +110,12 @@ func (a *activation) err() error {
 
 func (o *object) durableID() durable.ID { return o.id.ID }
 
-// isSettled reports whether no commit is under way. The caller holds mu.
+// isSettled reports whether no commit and no turn is under way: background work
+// whose time is over may have turns without a reference. The caller holds mu.
 func (o *object) isSettled() bool {
+	if len(o.running) > 0 || o.queue.busy() {
+		return false
+	}
 	if o.last == nil {
 		return true
 	}
@@ -109,6 +147,9 @@ func (o *object) retire(act *activation) {
 func (o *object) reset(act *activation, err error) {
 	act.end(err)
 	defer act.release()
+	if act.shard.lost() {
+		o.host.reclaimSoon(o.shardID)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.drop(act) {

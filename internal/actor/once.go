@@ -78,18 +78,22 @@ func (t *turn) recall(ctx context.Context, once *Once) (found bool, err error) {
 			return true, readFailed("look for an earlier reply", err)
 		}
 	}
+	underWay := t.act.calls(once.Key)
+	if underWay && !ok { // it has not come to a commit point
+		return true, durable.ErrIdempotencyInProgress
+	}
 	if ok {
 		rec := new(recordv1.Reply)
 		if err := proto.Unmarshal(val, rec); err != nil {
 			return true, fmt.Errorf("%w: the reply of an idempotency key: %w", storage.ErrCorrupt, err)
 		}
 		switch {
-		case rec.GetExpiresMs() <= now.UnixMilli(): // forgotten
+		case rec.GetExpiresMs() <= now.UnixMilli() && !underWay: // forgotten
 		case string(rec.GetRequest()) != string(once.Request[:]):
 			return true, durable.ErrIdempotencyMismatch
 		case rec.Reply != nil:
 			return true, once.Replay(rec.GetReply())
-		case t.act.calls(once.Key):
+		case underWay:
 			return true, durable.ErrIdempotencyInProgress
 		default:
 			return true, durable.ErrIdempotencyCutOff
@@ -124,9 +128,11 @@ func (once *onceTurn) due(last bool) bool {
 }
 
 // addReply puts what the turn has to remember into its batch.
-func (t *turn) addReply(b *storage.Batch) error {
+func (t *turn) addReply(b *storage.Batch, pendingSQL bool) error {
 	once := t.once
-	once.rec.Deleted = once.rec.GetDeleted() || b.Wipe
+	// An object that has nothing but remembered replies ends with them.
+	alone := !t.act.exists && len(b.Put) == 0 && !pendingSQL
+	once.rec.Deleted = once.rec.GetDeleted() || b.Wipe || alone
 	val, err := proto.Marshal(once.rec)
 	if err != nil {
 		return fmt.Errorf("store the reply: %w", err)

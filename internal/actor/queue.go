@@ -202,6 +202,10 @@ func (o *object) leaveTurn(t *turn, held bool) {
 	if i := slices.Index(o.running, t); i >= 0 {
 		o.running = slices.Delete(o.running, i, i+1)
 	}
+	if len(o.running) == 0 && o.ended != nil {
+		close(o.ended)
+		o.ended = nil
+	}
 	if held {
 		o.queue.leave(t.access)
 	}
@@ -214,3 +218,6 @@ func (o *object) leave(a access) {
 	o.queue.leave(a)
 	o.mu.Unlock()
 }
+
+// busy reports whether a turn runs or waits.
+func (q *queue) busy() bool { return q.writer || q.readers > 0 || len(q.waiting) > 0 }

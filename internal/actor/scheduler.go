@@ -34,6 +34,7 @@ type scheduler struct {
 		// Every stored timer that is due before horizon, in milliseconds, is in
 		// timers. Those that wait after a failure may be later.
 		horizon int64
+		rereads int // how often reread was called
 		crowd   int // how many of due are too many
 		// noted has what commits changed while the store is read; nil while it is
 		// not.
@@ -88,7 +89,20 @@ func (s *scheduler) start(ctx context.Context) {
 // run before.
 func (s *scheduler) reread() {
 	s.mu.Lock()
+	// Commits that were noted may be lost. What waits after a failure keeps waiting.
+	kept := s.mu.due[:0]
+	for _, t := range s.mu.due {
+		if t.failures == 0 {
+			delete(s.mu.timers, t.timerKey)
+			continue
+		}
+		t.index = len(kept)
+		kept = append(kept, t)
+	}
+	s.mu.due = kept
+	heap.Init(&s.mu.due)
 	s.mu.horizon = 0
+	s.mu.rereads++
 	s.mu.Unlock()
 	s.poke()
 }
@@ -237,6 +251,7 @@ func (s *scheduler) next() (*timer, time.Duration) {
 func (s *scheduler) read(ctx context.Context) error {
 	s.mu.Lock()
 	s.mu.noted = map[timerKey]int64{}
+	rereads := s.mu.rereads
 	held := make(map[timerKey]bool, len(s.mu.timers))
 	for key := range s.mu.timers {
 		held[key] = true
@@ -251,6 +266,11 @@ func (s *scheduler) read(ctx context.Context) error {
 		return err
 	}
 	s.mu.horizon = horizon
+	defer func() {
+		if s.mu.rereads != rereads {
+			s.mu.horizon = 0
+		}
+	}()
 	for _, t := range read {
 		key := timerKey{t.Object, t.Kind}
 		if _, ok := noted[key]; !ok && s.mu.timers[key] == nil {
@@ -306,7 +326,7 @@ func (s *scheduler) fire(t *timer) {
 			s.h.log.Error("an alarm could not be run, and is tried again",
 				"type_number", uint32(key.object.Type), "id", durable.ID(key.object.ID).String(), "failures", t.failures, "in", delay, "err", err)
 		}
-		t.at = max(at, again)
+		t.at = again // what a commit set meanwhile may be lost; the rows tell
 		heap.Push(&s.mu.due, t)
 	case at != 0 && at < s.mu.horizon:
 		t.at, t.failures = at, 0

@@ -67,6 +67,7 @@ type turn struct {
 
 	procedure           string // empty outside of a call
 	reported, abandoned atomic.Bool
+	alarm               atomic.Pointer[alarmRun] // nil outside of one
 }
 
 // A level is a savepoint.
@@ -177,6 +178,9 @@ func (t *turn) finish(err error) (mark, error) {
 	case cause.panicked:
 		t.discard()
 		o.retire(t.act)
+	case !held: // Await did not come back: this is no turn any more, and must not commit
+		t.discard()
+		err = cause.handler
 	case err == nil || cause.kept:
 		err = cause.handler
 		if cerr := t.commitLast(); cerr != nil {
@@ -269,7 +273,7 @@ func (t *turn) commitLocked(last bool) error {
 		return err
 	}
 	if remember {
-		if err := t.addReply(b); err != nil {
+		if err := t.addReply(b, pendingSQL); err != nil {
 			return err
 		}
 	}
@@ -565,9 +569,9 @@ func (t *turn) comeBack() error {
 		}
 		return durable.ErrTxDone
 	}
-	t.state.Store(running)
 	t.start, t.exists = time.Now(), t.act.exists
-	t.expect(t.limit)
+	t.renew(t.start)
+	t.state.Store(running)
 	return nil
 }
 

@@ -190,8 +190,8 @@ type Reply struct {
 	ExpiresMs int64 `protobuf:"varint,2,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
 	// The outcome, as the server encodes it.
 	Reply []byte `protobuf:"bytes,3,opt,name=reply,proto3,oneof" json:"reply,omitempty"`
-	// The call deleted everything else: when the key is forgotten, so is the
-	// object.
+	// The call left nothing else: when the key is forgotten and nothing came
+	// since, so is the object.
 	Deleted       bool `protobuf:"varint,4,opt,name=deleted,proto3" json:"deleted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
