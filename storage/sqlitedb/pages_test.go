@@ -110,6 +110,10 @@ func TestPages(t *testing.T) {
 					t.Fatalf("step %d", step)
 				}
 			}
+			for range 4 * maxPatches { // chance alone seldom gets a page so far
+				p.nudge(2)
+				p.commit()
+			}
 		})
 	}
 	if testing.Verbose() {
@@ -197,6 +201,18 @@ func (p *pagesTest) write(n uint32) {
 		p.Fatal(err)
 	}
 	clear(given) // it is SQLite's
+}
+
+// nudge changes one byte of a page.
+func (p *pagesTest) nudge(n uint32) {
+	data := make([]byte, p.size)
+	copy(data, p.now.content[n])
+	data[p.rng.IntN(p.size)]++
+	p.now.count = max(p.now.count, n)
+	p.now.content[n] = data
+	if err := p.pages.write(bytes.Clone(data), int64(n-1)*int64(p.size)); err != nil {
+		p.Fatal(err)
+	}
 }
 
 func (p *pagesTest) truncate(n uint32) {
