@@ -323,7 +323,8 @@ func (m *Method) readFields(msg protoreflect.MessageDescriptor) {
 		if kind := ext.GetKey(); kind != durablev1.KeyKind_KEY_KIND_UNSPECIFIED && m.KeyField == nil {
 			m.KeyField, m.KeyKind = field, kind
 		}
-		if ext.GetIdempotencyKey() && m.IdempotencyField == nil {
+		text := field.Kind() == protoreflect.StringKind && field.Cardinality() != protoreflect.Repeated
+		if ext.GetIdempotencyKey() && text && m.IdempotencyField == nil {
 			m.IdempotencyField = field
 		}
 	}

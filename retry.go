@@ -6,6 +6,8 @@ import (
 	mathrand "math/rand/v2"
 	"net/http"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 )
 
 // IdempotencyKeyHeader is the request header that holds the idempotency key of a
@@ -43,6 +45,18 @@ func (c *Call) setIdempotencyKey(key string) {
 		c.Header = http.Header{}
 	}
 	c.Header.Set(IdempotencyKeyHeader, key)
+}
+
+// HasIdempotencyKey reports whether the call has an idempotency key: in its header,
+// or in the annotated field of req, its request.
+func (c *Call) HasIdempotencyKey(req proto.Message) bool {
+	if c.Header.Get(IdempotencyKeyHeader) != "" {
+		return true
+	}
+	var m Method
+	msg := req.ProtoReflect()
+	m.readFields(msg.Descriptor())
+	return m.IdempotencyField != nil && msg.Get(m.IdempotencyField).String() != ""
 }
 
 // A RetryPolicy says how often and when a call over the network is made again:

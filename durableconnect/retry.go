@@ -14,11 +14,8 @@ import (
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connecthttp"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/descriptorpb"
 
 	durable "github.com/durable-go/durable"
-	durablev1 "github.com/durable-go/durable/gen/durable/v1"
 )
 
 // CallUnary implements [durable.Conn]. It repeats the call as its policy says,
@@ -70,7 +67,7 @@ func mayRepeat(sent *connect.CallInfo, call *durable.Call, req proto.Message, er
 	if info, ok := sent.TransportInfo.(*connecthttp.ClientInfo); ok && info.ResponseStatus() == http.StatusTooManyRequests {
 		return false
 	}
-	return mayHaveArrived(err) && (call.Method.ReadOnly || call.Method.Idempotent || hasIdempotencyKey(call, req))
+	return mayHaveArrived(err) && (call.Method.ReadOnly || call.Method.Idempotent || call.HasIdempotencyKey(req))
 }
 
 // neverConnected reports whether there was no connection to send the call over.
@@ -107,32 +104,4 @@ func brokenHTTP2(err error) bool {
 		}
 	}
 	return false
-}
-
-// hasIdempotencyKey reports whether the call has a key, in its header or in the
-// annotated field of its request.
-func hasIdempotencyKey(call *durable.Call, req proto.Message) bool {
-	if call.Header.Get(durable.IdempotencyKeyHeader) != "" {
-		return true
-	}
-	msg := req.ProtoReflect()
-	fields := msg.Descriptor().Fields()
-	for i := range fields.Len() {
-		if field := fields.Get(i); isIdempotencyKey(field) {
-			return msg.Get(field).String() != ""
-		}
-	}
-	return false
-}
-
-func isIdempotencyKey(field protoreflect.FieldDescriptor) bool {
-	if field.Kind() != protoreflect.StringKind || field.Cardinality() == protoreflect.Repeated {
-		return false
-	}
-	opts, ok := field.Options().(*descriptorpb.FieldOptions)
-	if !ok || opts == nil {
-		return false
-	}
-	ext, _ := proto.GetExtension(opts, durablev1.E_Field).(*durablev1.FieldOptions)
-	return ext.GetIdempotencyKey()
 }
