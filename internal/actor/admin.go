@@ -2,7 +2,6 @@ package actor
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -17,14 +16,8 @@ import (
 // bare runs fn in a turn that does not run the constructor: on the activation
 // where there is one, and on what is stored otherwise.
 func (o *object) bare(ctx context.Context, a access, fn func(t *turn) error) (mark, error) {
-	got, err := o.enter(ctx, a, false, 0, true)
-	if err != nil {
+	if _, err := o.enter(ctx, wish{access: a, known: true}); err != nil {
 		return mark{}, err
-	}
-	if got != a {
-		o.mu.Lock()
-		o.queue.downgrade()
-		o.mu.Unlock()
 	}
 	act := o.settled()
 	if act == nil {
@@ -35,21 +28,8 @@ func (o *object) bare(ctx context.Context, a access, fn func(t *turn) error) (ma
 		}
 	}
 	t := newTurn(o, act, a, nil)
-	err = t.call(func() error { return fn(t) }, func(err error) { _, _ = t.finish(err) })
+	err := t.call(func() error { return fn(t) }, func(err error) { _, _ = t.finish(err) })
 	return t.finish(err)
-}
-
-// load returns an activation without a handler.
-func (o *object) load(ctx context.Context) (*activation, error) {
-	shard, err := o.host.shard(ctx, o.shardID)
-	if err != nil {
-		return nil, err
-	}
-	meta, exists, err := shard.Meta(ctx, o.id)
-	if err != nil {
-		return nil, readFailed("load the object", err)
-	}
-	return &activation{shard: shard, name: meta.Name, exists: exists, created: meta.Created}, nil
 }
 
 // A Description tells about one object.
@@ -76,29 +56,29 @@ func (h *Host) with(typ *Type, id durable.ID, fn func(o *object) error) error {
 	return fn(o)
 }
 
-// look runs fn in a reading turn without a handler, and returns when what it saw
-// is durable. It returns [durable.ErrNoObject] for an object that does not exist.
+// look runs fn in a reading turn without a handler, and change in one that may
+// write. They return when what fn saw and wrote is durable, and
+// [durable.ErrNoObject] for an object that does not exist.
 func (h *Host) look(ctx context.Context, typ *Type, id durable.ID, fn func(t *turn) error) error {
-	return h.with(typ, id, func(o *object) error {
-		m, err := o.bare(ctx, shared, func(t *turn) error {
-			if !t.act.exists {
-				return durable.ErrNoObject
-			}
-			return fn(t)
-		})
-		return o.reply(ctx, m, err)
-	})
+	return h.bareTurn(ctx, typ, id, shared, existing(fn))
 }
 
-// change is look with a turn that may write.
 func (h *Host) change(ctx context.Context, typ *Type, id durable.ID, fn func(t *turn) error) error {
+	return h.bareTurn(ctx, typ, id, exclusive, existing(fn))
+}
+
+func existing(fn func(t *turn) error) func(t *turn) error {
+	return func(t *turn) error {
+		if !t.act.exists {
+			return durable.ErrNoObject
+		}
+		return fn(t)
+	}
+}
+
+func (h *Host) bareTurn(ctx context.Context, typ *Type, id durable.ID, a access, fn func(t *turn) error) error {
 	return h.with(typ, id, func(o *object) error {
-		m, err := o.bare(ctx, exclusive, func(t *turn) error {
-			if !t.act.exists {
-				return durable.ErrNoObject
-			}
-			return fn(t)
-		})
+		m, err := o.bare(ctx, a, fn)
 		return o.reply(ctx, m, err)
 	})
 }
@@ -106,34 +86,22 @@ func (h *Host) change(ctx context.Context, typ *Type, id durable.ID, fn func(t *
 // Describe returns what is known of an object; of one that does not exist, that
 // it does not, and whether it is in memory.
 func (h *Host) Describe(ctx context.Context, typ *Type, id durable.ID) (d Description, err error) {
-	err = h.with(typ, id, func(o *object) error {
-		m, err := o.bare(ctx, shared, func(t *turn) error {
-			act := t.act
-			d.Active = act.handler != nil
-			d.Name, d.Exists = t.name, act.exists
-			if !act.exists {
-				return nil
-			}
-			d.Created = act.created
-			if d.Alarms, err = (*turnAlarms)(t).All(); err != nil {
-				return err
-			}
-			val, ok, err := act.shard.Get(ctx, o.id, commitKey)
-			if err != nil {
-				return readFailed("describe", err)
-			}
-			if ok && len(val) == 8 {
-				d.LastCommit = time.UnixMilli(int64(binary.BigEndian.Uint64(val)))
-			}
-			if d.StoredBytes, err = act.size(ctx, o.id); err != nil {
-				return readFailed("describe", err)
-			}
-			if at := act.lastCommit.Load(); at > d.LastCommit.UnixMilli() {
-				d.LastCommit = time.UnixMilli(at)
-			}
+	err = h.bareTurn(ctx, typ, id, shared, func(t *turn) error {
+		act := t.act
+		d.Active = act.handler != nil
+		d.Name, d.Exists = t.name, act.exists
+		if !act.exists {
 			return nil
-		})
-		return o.reply(ctx, m, err)
+		}
+		d.Created = act.created
+		if d.Alarms, err = (*turnAlarms)(t).All(); err != nil {
+			return err
+		}
+		if d.LastCommit, err = act.commitTime(ctx, t.o.id); err != nil {
+			return err
+		}
+		d.StoredBytes, err = act.size(ctx, t.o.id)
+		return err
 	})
 	return d, err
 }
@@ -147,12 +115,15 @@ func (a *activation) size(ctx context.Context, id storage.ObjectID) (int64, erro
 	n, pairs := int64(0), 0
 	for pair, err := range a.shard.Scan(ctx, id, storage.Range{}) {
 		if err != nil {
-			return 0, err
+			return 0, readFailed("describe", err)
 		}
 		n += int64(len(pair.Key) + len(pair.Val))
 		if pairs++; pairs >= countedPairs && sizer != nil {
 			estimate, err := sizer.Size(ctx, id)
-			return max(n, estimate), err
+			if err != nil {
+				return 0, readFailed("describe", err)
+			}
+			return max(n, estimate), nil
 		}
 	}
 	return n, nil
@@ -181,11 +152,9 @@ func (h *Host) Update(ctx context.Context, typ *Type, id durable.ID, name string
 	if err != nil {
 		return err
 	}
-	m, err := o.inTurn(ctx, exclusive, 0, l, nil, func(t *turn) error {
-		hctx := &t.context
-		hctx.init(ctx, 0, t.start, l)
+	m, err := o.inTurn(ctx, wish{access: exclusive}, l, nil, func(t *turn) error {
+		hctx := t.handling(ctx, "", 0)
 		defer hctx.end()
-		t.ctx = hctx
 		return fn(hctx, t.act.handler, txHandle{t})
 	})
 	return o.reply(ctx, m, err)
@@ -289,27 +258,4 @@ func (h *Host) RunAlarm(ctx context.Context, typ *Type, id durable.ID, alarm str
 		return err
 	})
 	return ran, err
-}
-
-// spaceMeta is the key space of what the runtime notes of an object beside its
-// record.
-const spaceMeta = 'm'
-
-// commitKey has the time of the last commit, in milliseconds (8), to the minute.
-var commitKey = []byte{spaceMeta, 'c'}
-
-// stampPause is how old the stored time of the last commit may get.
-const stampPause = time.Minute
-
-// stamp notes the time of a commit, and stores it now and then.
-func (a *activation) stamp(b *storage.Batch, now time.Time) {
-	a.lastCommit.Store(now.UnixMilli())
-	if b.Wipe {
-		a.stamped = time.Time{}
-	}
-	if len(b.Put)+len(b.Merge) == 0 || !a.stamped.IsZero() && now.Sub(a.stamped) < stampPause {
-		return
-	}
-	a.stamped = now
-	b.Put = append(b.Put, storage.Pair{Key: commitKey, Val: binary.BigEndian.AppendUint64(nil, uint64(now.UnixMilli()))})
 }

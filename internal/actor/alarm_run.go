@@ -94,7 +94,7 @@ func (o *object) alarmTurn(ctx context.Context, name string, named, retry bool) 
 	go func() {
 		err := error(&durable.PanicError{Value: "the handler called runtime.Goexit"})
 		defer func() { ended <- err }()
-		m, terr := o.turnIn(ctx, exclusive, 0, true, l, nil, func(t *turn) error {
+		m, terr := o.inTurn(ctx, wish{access: exclusive, known: true}, l, nil, func(t *turn) error {
 			run, err := t.pickAlarm(name, named)
 			if err != nil || run.rec == nil {
 				return err
@@ -102,11 +102,8 @@ func (o *object) alarmTurn(ctx context.Context, name string, named, retry bool) 
 			defer t.act.runs(nil)
 			t.alarm.Store(run)
 			picked <- run
-			hctx := &t.context
-			hctx.init(ctx, o.typ.Limits.AlarmTimeout, t.start, l)
+			hctx := t.handling(ctx, "", o.typ.Limits.AlarmTimeout)
 			defer hctx.end()
-			t.ctx = hctx
-			t.expect(o.typ.Limits.AlarmTimeout)
 			return t.handleAlarm(hctx, run, retry)
 		})
 		err = o.reply(ctx, m, terr)

@@ -39,12 +39,9 @@ func (h *Host) Unary(ctx context.Context, c Call, req, res proto.Message) error 
 	if c.Method.ReadOnly {
 		a = shared
 	}
-	m, err := o.inTurn(ctx, a, c.Bytes, l, nil, func(t *turn) error {
-		hctx := &t.context
-		hctx.init(ctx, c.Type.Limits.HandlerTimeout, t.start, l)
+	m, err := o.inTurn(ctx, wish{access: a, bytes: c.Bytes}, l, nil, func(t *turn) error {
+		hctx := t.handling(ctx, c.Method.Procedure, c.Type.Limits.HandlerTimeout)
 		defer hctx.end()
-		t.ctx, t.procedure = hctx, c.Method.Procedure
-		t.expect(c.Type.Limits.HandlerTimeout)
 		if c.Once != nil && a == exclusive {
 			if found, err := t.recall(hctx, c.Once); found {
 				return err
@@ -112,7 +109,7 @@ func (h *Host) Stream(ctx context.Context, c Call, port StreamPort, req proto.Me
 	}
 	// A first turn, to have an activation for the handler.
 	var act *activation
-	_, err = o.inTurn(ctx, shared, c.Bytes, l, nil, func(t *turn) error {
+	_, err = o.inTurn(ctx, wish{access: shared, bytes: c.Bytes}, l, nil, func(t *turn) error {
 		act = t.act
 		return nil
 	})
@@ -180,7 +177,7 @@ func (s *stream) turn(ctx context.Context, a access, fn func(t *turn) error) err
 	if err != nil {
 		return err
 	}
-	_, err = s.o.inTurn(ctx, a, 0, l, s.act, func(t *turn) error {
+	_, err = s.o.inTurn(ctx, wish{access: a}, l, s.act, func(t *turn) error {
 		// Whatever context the handler gave, what runs ends with the call.
 		bound, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)

@@ -79,7 +79,7 @@ func (h *Host) ImportSQL(ctx context.Context, typ *Type, id durable.ID, name str
 	defer h.finish()
 	o := h.object(typ, id, name)
 	defer h.release(o)
-	if _, err := o.enter(ctx, exclusive, false, 0, false); err != nil {
+	if _, err := o.enter(ctx, wish{access: exclusive}); err != nil {
 		return err
 	}
 	defer o.leave(exclusive)
@@ -89,17 +89,12 @@ func (h *Host) ImportSQL(ctx context.Context, typ *Type, id durable.ID, name str
 	if err := o.wait(ctx); err != nil {
 		return err
 	}
-	shard, err := h.shard(ctx, o.shardID)
+	stored, err := o.load(ctx)
 	if err != nil {
 		return err
 	}
-	meta, existed, err := shard.Meta(ctx, o.id)
-	if err != nil {
-		return readFailed("import", err)
-	}
-	if !existed {
-		meta = storage.Meta{Name: name, Created: time.Now()}
-	}
+	shard, existed := stored.shard, stored.exists
+	meta := storage.Meta{Name: name, Created: time.Now()}
 	commit := func(b *storage.Batch) error {
 		b.Object = o.id
 		b.Create = &meta

@@ -3,7 +3,6 @@ package actor
 import (
 	"container/heap"
 	"context"
-	"fmt"
 	"runtime/metrics"
 	"sync"
 	"sync/atomic"
@@ -89,34 +88,24 @@ func (l *life) arm(at time.Time) {
 
 // sweep looks at everything whose time has come.
 func (l *life) sweep() {
-	for {
-		o, wait := l.pop(time.Now())
-		if o == nil {
-			if wait {
-				l.mu.Lock()
-				if len(l.mu.idle) > 0 {
-					l.arm(l.mu.idle[0].idle.at)
-				}
-				l.mu.Unlock()
-			}
-			return
-		}
+	for o := l.next(time.Now()); o != nil; o = l.next(time.Now()) {
 		l.look(o, false)
 	}
 }
 
-// pop takes the first entry whose time has come out of the heap. wait tells that
-// there are others.
-func (l *life) pop(now time.Time) (o *object, wait bool) {
+// next takes the first entry whose time has come by now out of the heap. Where there is
+// none it sets the timer for the first of the others.
+func (l *life) next(now time.Time) *object {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.mu.idle) == 0 {
-		return nil, false
+		return nil
 	}
-	if l.mu.idle[0].idle.at.After(now) {
-		return nil, true
+	if at := l.mu.idle[0].idle.at; at.After(now) {
+		l.arm(at)
+		return nil
 	}
-	return heap.Pop(&l.mu.idle).(*object), true
+	return heap.Pop(&l.mu.idle).(*object)
 }
 
 // look looks at an entry that is not in the heap, and reports whether it dropped
@@ -260,48 +249,35 @@ func (l *life) sample() {
 // only is nil. It tells the handler first, and reports whether there was one.
 func (o *object) evict(ctx context.Context, only *activation) (bool, error) {
 	for {
-		if _, err := o.enter(ctx, exclusive, false, 0, true); err != nil {
+		if _, err := o.enter(ctx, wish{access: exclusive, known: true}); err != nil {
 			return false, err
 		}
 		o.mu.Lock()
-		away := len(o.running) > 0
+		away, act := len(o.running) > 0, o.act
 		o.mu.Unlock()
-		if !away {
-			break
+		if away {
+			o.leave(exclusive)
+			if err := o.quiet(ctx); err != nil {
+				return false, err
+			}
+			continue
+		}
+		evicts := act != nil && (only == nil || act == only && !o.usedByOthers())
+		if evicts {
+			o.tell(ctx, act)
+			o.retire(act)
 		}
 		o.leave(exclusive)
-		if err := o.quiet(ctx); err != nil {
-			return false, err
-		}
+		return evicts, nil
 	}
-	o.mu.Lock()
-	act := o.act
-	o.mu.Unlock()
-	if only != nil { // it is in use again
-		b := o.host.bucket(o.id)
-		b.mu.Lock()
-		used := o.refs > 1
-		b.mu.Unlock()
-		if used {
-			o.leave(exclusive)
-			return false, nil
-		}
-	}
-	if act != nil && (only == nil || act == only) {
-		o.tell(ctx, act)
-	} else {
-		act = nil
-	}
-	o.mu.Lock()
-	if act != nil {
-		o.drop(act)
-	}
-	o.queue.leave(exclusive)
-	o.mu.Unlock()
-	if act != nil {
-		act.release()
-	}
-	return act != nil, nil
+}
+
+// usedByOthers reports whether others than the caller use the entry.
+func (o *object) usedByOthers() bool {
+	b := o.host.bucket(o.id)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return o.refs > 1
 }
 
 // quiet waits until the turns that have begun are over, also those that are away,
@@ -388,92 +364,4 @@ func (h *idleHeap) Pop() any {
 	*h = (*h)[:last]
 	o.idle.index = -1
 	return o
-}
-
-// watchPause is how often running turns are looked at.
-const watchPause = time.Second
-
-// expect tells the watchdog that the turn should be over after limit; 0 or less:
-// whenever.
-func (t *turn) expect(limit time.Duration) {
-	t.limit = limit
-	t.renew(t.start)
-}
-
-// renew lets the time of the handler begin anew.
-func (t *turn) renew(now time.Time) {
-	if t.limit > 0 {
-		t.deadline.Store(now.Add(t.limit).UnixNano())
-	}
-}
-
-// watchTurns looks for turns that ignore their deadlines. It goes on while calls
-// are under way.
-func (h *Host) watchTurns() {
-	now := time.Now()
-	for i := range h.table {
-		b := &h.table[i]
-		b.mu.Lock()
-		var late []*turn
-		for _, o := range b.mu.objects {
-			if o.refs == 0 {
-				continue
-			}
-			o.mu.Lock()
-			for _, t := range o.running {
-				if at := t.deadline.Load(); at != 0 && now.UnixNano() > at {
-					late = append(late, t)
-				}
-			}
-			o.mu.Unlock()
-		}
-		b.mu.Unlock()
-		for _, t := range late {
-			t.overdue(now)
-		}
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.mu.watching = h.mu.calls > 0
-	if h.mu.watching {
-		time.AfterFunc(watchPause, h.watchTurns)
-	}
-}
-
-// overdue reports a turn that runs on after its deadline, and after some more
-// time takes its object away from it.
-func (t *turn) overdue(now time.Time) {
-	if t.state.Load() != running {
-		return
-	}
-	o, by := t.o, now.Sub(time.Unix(0, t.deadline.Load()))
-	log := o.host.log.With("type", o.typ.Name, "id", o.durableID().String(), "procedure", t.procedure, "deadline", t.limit)
-	if t.reported.CompareAndSwap(false, true) {
-		log.Warn("a handler ignores its deadline, and holds up its object", "late", by)
-	}
-	if limit := o.typ.Limits.StuckTimeout; limit < 0 || by < limit || t.abandoned.Load() {
-		return
-	}
-	log.Error("a handler did not end, and its object is reset; the handler keeps its goroutine", "late", by)
-	o.reset(t.act, fmt.Errorf("%w: %w: it is %v late", durable.ErrReset, durable.ErrStuck, by.Round(time.Second)))
-	t.cutOff()
-}
-
-// cutOff ends a turn, whose activation was reset, without its handler.
-func (t *turn) cutOff() {
-	t.context.end()
-	if !t.abandoned.CompareAndSwap(false, true) {
-		return
-	}
-	if run := t.alarm.Load(); run != nil {
-		close(run.cut)
-	}
-	go func() {
-		t.mu.Lock() // may take as long as what the handler does
-		held := t.state.CompareAndSwap(running, done)
-		t.mu.Unlock()
-		if held {
-			t.o.leaveTurn(t, true)
-		}
-	}()
 }

@@ -186,7 +186,7 @@ func TestEviction(t *testing.T) {
 		}
 		o := l.object(l.typ, id, "a")
 		l.release(o)
-		l.life.pop(time.Now().Add(time.Minute))
+		l.life.next(time.Now().Add(time.Minute))
 		act := l.life.decide(o, true)
 		if act == nil {
 			t.Fatal("it is not to go")

@@ -161,12 +161,12 @@ func (o *object) reset(act *activation, err error) {
 }
 
 // begin waits for a turn and makes sure that the object is in memory. When only
-// is not nil the turn must be one of that activation. What is known already is
-// not refused for the length of the queue.
-func (o *object) begin(ctx context.Context, want access, bytes int64, known bool, only *activation) (*activation, error) {
-	construct := false
+// is not nil the turn must be one of that activation.
+func (o *object) begin(ctx context.Context, want wish, only *activation) (*activation, error) {
+	want.activates = true
+	want.known = want.known || only != nil
 	for {
-		a, err := o.enter(ctx, want, construct, bytes, known)
+		a, err := o.enter(ctx, want)
 		if err != nil {
 			return nil, err
 		}
@@ -177,7 +177,6 @@ func (o *object) begin(ctx context.Context, want access, bytes int64, known bool
 		if err == nil && act == nil {
 			if a == shared { // it was dropped while this turn waited
 				o.leave(a)
-				construct = true
 				continue
 			}
 			act, err = o.activate(ctx)
@@ -189,7 +188,7 @@ func (o *object) begin(ctx context.Context, want access, bytes int64, known bool
 			o.leave(a)
 			return nil, err
 		}
-		if a != want {
+		if a != want.access {
 			o.mu.Lock()
 			o.queue.downgrade()
 			o.mu.Unlock()
@@ -203,13 +202,6 @@ func (o *object) whyEnded(act *activation) error {
 		return err
 	}
 	return durable.ErrReset
-}
-
-// cold reports whether the object is not in memory and nobody is about to
-// change that. The caller holds mu.
-func (o *object) cold() bool {
-	q := &o.queue
-	return o.act == nil && !q.writer && q.readers == 0 && len(q.waiting) == 0
 }
 
 // settled returns the activation, after dropping one whose commits failed or
@@ -283,8 +275,8 @@ func Waited(err error) bool {
 	return errors.As(err, &e)
 }
 
-// construct returns the activation also when the constructor failed.
-func (o *object) construct(ctx context.Context) (*activation, error) {
+// load returns an activation without a handler.
+func (o *object) load(ctx context.Context) (*activation, error) {
 	shard, err := o.host.shard(ctx, o.shardID)
 	if err != nil {
 		return nil, err
@@ -293,7 +285,15 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 	if err != nil {
 		return nil, readFailed("load the object", err)
 	}
-	act := &activation{shard: shard, name: meta.Name, exists: exists, created: meta.Created}
+	return &activation{shard: shard, name: meta.Name, exists: exists, created: meta.Created}, nil
+}
+
+// construct returns the activation also when the constructor failed.
+func (o *object) construct(ctx context.Context) (*activation, error) {
+	act, err := o.load(ctx)
+	if err != nil {
+		return nil, err
+	}
 	l, err := o.extend(chainOf(ctx))
 	if err != nil {
 		return nil, err
@@ -359,18 +359,13 @@ func (o *object) callerName() string {
 // inTurn runs fn in a turn and ends it: what it wrote is committed when fn
 // returns nil, or an error of [durable.Keep], and rolled back otherwise. It
 // returns what a reply has to wait for before it may leave; when the turn never
-// began, nothing.
-func (o *object) inTurn(ctx context.Context, a access, bytes int64, l *link, only *activation, fn func(t *turn) error) (mark, error) {
-	return o.turnIn(ctx, a, bytes, only != nil, l, only, fn)
-}
-
-// turnIn is inTurn for what may be known already: see begin.
-func (o *object) turnIn(ctx context.Context, a access, bytes int64, known bool, l *link, only *activation, fn func(t *turn) error) (mark, error) {
-	act, err := o.begin(ctx, a, bytes, known, only)
+// began, nothing. See begin for only.
+func (o *object) inTurn(ctx context.Context, want wish, l *link, only *activation, fn func(t *turn) error) (mark, error) {
+	act, err := o.begin(ctx, want, only)
 	if err != nil {
 		return mark{}, err
 	}
-	t := newTurn(o, act, a, l)
+	t := newTurn(o, act, want.access, l)
 	o.mu.Lock()
 	o.running = append(o.running, t)
 	o.mu.Unlock()

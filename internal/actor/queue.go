@@ -123,12 +123,21 @@ func (q *queue) fail(err error) {
 	q.next()
 }
 
-// enter waits until a turn of the object may begin, and returns what it is: a
-// shared one begins as an exclusive one when it has to run the constructor
-// first. A call that is already under way, and only comes back to its object, is
-// not refused for the length of the queue.
-func (o *object) enter(ctx context.Context, want access, construct bool, bytes int64, returning bool) (access, error) {
-	a, w, err := o.line(want, construct, bytes, returning)
+// A wish is what somebody who enters the queue wants.
+type wish struct {
+	access access
+	bytes  int64 // of the request
+	// known wishes are not refused for the length of the queue: a call that is
+	// under way already comes back to its object, or the runtime comes.
+	known bool
+	// activates wishes are for turns of an activation: a shared one begins as an
+	// exclusive one where there is none, to run the constructor first.
+	activates bool
+}
+
+// enter waits until a turn of the object may begin, and returns what it is.
+func (o *object) enter(ctx context.Context, want wish) (access, error) {
+	a, w, err := o.line(want)
 	if w == nil || err != nil {
 		return a, err
 	}
@@ -150,7 +159,7 @@ func (o *object) enter(ctx context.Context, want access, construct bool, bytes i
 	if !removed && <-w.ready == nil {
 		o.leave(w.access) // it was admitted just as it gave up
 	}
-	return want, err
+	return want.access, err
 }
 
 // enterAgain waits, for as long as it takes, until a handler that left its turn
@@ -168,30 +177,30 @@ func (o *object) enterAgain() {
 }
 
 // line joins the queue. It returns no waiter when the turn may begin at once.
-func (o *object) line(want access, construct bool, bytes int64, returning bool) (access, *waiter, error) {
+func (o *object) line(want wish) (access, *waiter, error) {
 	limits := &o.typ.Limits
-	a := want
+	a := want.access
 	o.mu.Lock()
-	if construct || o.cold() {
+	if want.activates && o.act == nil {
 		a = exclusive
 	}
 	if o.queue.admit(a) {
 		o.mu.Unlock()
 		return a, nil, nil
 	}
-	if !returning {
+	if !want.known {
 		if n := len(o.queue.waiting); n >= limits.MaxQueuedCalls {
 			o.mu.Unlock()
 			return a, nil, &durable.OverloadError{Limit: "queued calls", Max: int64(limits.MaxQueuedCalls), Actual: int64(n)}
 		}
-		if n := o.queue.bytes + bytes; n > limits.MaxQueuedBytes {
+		if n := o.queue.bytes + want.bytes; n > limits.MaxQueuedBytes {
 			o.mu.Unlock()
 			return a, nil, &durable.OverloadError{Limit: "queued bytes", Max: limits.MaxQueuedBytes, Actual: n}
 		}
 	}
-	w := &waiter{access: a, bytes: bytes, ready: make(chan error, 1), constructs: a != want}
+	w := &waiter{access: a, bytes: want.bytes, ready: make(chan error, 1), constructs: a != want.access}
 	o.queue.waiting = append(o.queue.waiting, w)
-	o.queue.bytes += bytes
+	o.queue.bytes += want.bytes
 	o.mu.Unlock()
 	return a, w, nil
 }

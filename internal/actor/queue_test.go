@@ -28,7 +28,7 @@ type queuedTurn struct {
 func TestQueueAgainstModel(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed(t), 0))
 	synctest.Test(t, func(t *testing.T) {
-		o := &object{act: new(activation), typ: &Type{ObjectType: &durable.ObjectType{Limits: durable.Limits{MaxQueuedCalls: 20}.WithDefaults()}}}
+		o := &object{typ: &Type{ObjectType: &durable.ObjectType{Limits: durable.Limits{MaxQueuedCalls: 20}.WithDefaults()}}}
 		all, stop := context.WithCancel(context.Background())
 		defer stop()
 		var running, waiting []*queuedTurn // the model
@@ -52,7 +52,7 @@ func TestQueueAgainstModel(t *testing.T) {
 				ctx, cancel := context.WithCancel(all)
 				q := &queuedTurn{n: n, access: access(rng.IntN(2)), cancel: cancel, result: make(chan error, 1)}
 				go func() {
-					_, err := o.enter(ctx, q.access, false, 1, false)
+					_, err := o.enter(ctx, wish{access: q.access, bytes: 1})
 					q.result <- err
 				}()
 				if len(waiting) == 20 {
@@ -119,7 +119,7 @@ func TestQueueAgainstModel(t *testing.T) {
 // TestQueueRace has turns give up at the moment in which they would begin. None
 // may be lost: in the end the object is free.
 func TestQueueRace(t *testing.T) {
-	o := &object{act: new(activation), typ: &Type{ObjectType: &durable.ObjectType{Limits: durable.Limits{}.WithDefaults()}}}
+	o := &object{typ: &Type{ObjectType: &durable.ObjectType{Limits: durable.Limits{}.WithDefaults()}}}
 	shadow := 0 // guarded by turns alone
 	done := make(chan struct{})
 	const workers = 8
@@ -130,7 +130,7 @@ func TestQueueRace(t *testing.T) {
 			for range 300 {
 				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rng.IntN(100))*time.Microsecond)
 				a := access(rng.IntN(2))
-				if _, err := o.enter(ctx, a, false, 0, false); err == nil {
+				if _, err := o.enter(ctx, wish{access: a}); err == nil {
 					if a == exclusive {
 						shadow++
 					} else {
@@ -145,7 +145,7 @@ func TestQueueRace(t *testing.T) {
 	for range workers {
 		<-done
 	}
-	if _, err := o.enter(context.Background(), exclusive, false, 0, false); err != nil {
+	if _, err := o.enter(context.Background(), wish{access: exclusive}); err != nil {
 		t.Fatal(err)
 	}
 }

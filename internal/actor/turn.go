@@ -96,6 +96,16 @@ func newTurn(o *object, act *activation, a access, l *link) *turn {
 	return t
 }
 
+// handling returns the context of the turn's handler, which ends after limit; 0:
+// when ctx does. The caller ends it. what is run is told to the log.
+func (t *turn) handling(ctx context.Context, what string, limit time.Duration) *handlerContext {
+	t.procedure = what // before expect: the watchdog reads it from then on
+	t.context.init(ctx, limit, t.start, t.link)
+	t.ctx = &t.context
+	t.expect(limit)
+	return &t.context
+}
+
 // live returns an error unless the handle may be used. Who changes something
 // holds mu meanwhile, so that the turn does not end.
 func (t *turn) live() error {
