@@ -69,6 +69,15 @@ var (
 	// ErrStuck is in the text of the [ErrReset] of an object whose handler ran on
 	// after its deadline. See [Limits].StuckTimeout.
 	ErrStuck = errors.New("durable: the handler ignores its deadline")
+	// ErrConnClosed reports a connection that is closed, or whose peer is gone.
+	// Nothing was sent.
+	ErrConnClosed = errors.New("durable: the connection is closed")
+	// ErrSlowPeer reports a connection that was closed because its peer read too
+	// slowly. See [Limits].MaxConnBuffer and [Limits].SendTimeout.
+	ErrSlowPeer = errors.New("durable: the peer reads too slowly")
+	// ErrResumeTooOld reports that a connection cannot be resumed: what its client
+	// missed is not kept any more, or the connection is over.
+	ErrResumeTooOld = errors.New("durable: the connection cannot be resumed")
 	// ErrNoObject reports an object that does not exist, where only one that does
 	// can be looked at or changed.
 	ErrNoObject = errors.New("durable: the object does not exist")

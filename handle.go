@@ -34,6 +34,9 @@ type View interface {
 	// AlarmReader returns the alarms of the object by name. Generated views have
 	// typed ones.
 	AlarmReader() AlarmReader
+	// ConnsReader returns the connections of the object by method. Generated
+	// views have typed ones.
+	ConnsReader() ConnsReader
 }
 
 // A Tx is the read-write handle of one object during one turn. Its writes are
@@ -63,6 +66,9 @@ type Tx interface {
 	// AlarmPort returns the alarms of the object by name. Generated handles have
 	// typed ones.
 	AlarmPort() AlarmPort
+	// ConnsPort returns the connections of the object by method. Generated
+	// handles have typed ones.
+	ConnsPort() ConnsPort
 	// Background runs fn in the background, beginning when what this turn wrote by then
 	// is committed; if the turn fails first, fn never runs. fn holds no turn and
 	// enters its own: it must touch neither storage nor the fields of the handler

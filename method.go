@@ -2,6 +2,7 @@ package durable
 
 import (
 	"context"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -28,6 +29,8 @@ type Method struct {
 	// Streaming gets req where only the server streams, and returns a response
 	// where only the client does.
 	Streaming func(ctx context.Context, handler any, port StreamPort, req proto.Message) (proto.Message, error)
+	// Connection is for hibernatable methods, whose streams are connections.
+	Connection *ConnectionMethod
 
 	// The registrar is given these from the schema.
 
@@ -37,6 +40,27 @@ type Method struct {
 	// IdempotencyField is the field that holds the idempotency key; nil: the
 	// request has none.
 	IdempotencyField protoreflect.FieldDescriptor
+}
+
+// A ConnectionMethod is the part of a hibernatable [Method] that is served event
+// by event, each in a turn.
+type ConnectionMethod struct {
+	// Open gets req where only the server streams.
+	Open func(ctx context.Context, handler any, tx Tx, conn ConnPort, req proto.Message) error
+	// Message is nil where only the server streams.
+	Message func(ctx context.Context, handler any, tx Tx, conn ConnPort, req proto.Message) error
+	Close   func(ctx context.Context, handler any, tx Tx, conn ConnPort, cause error) error
+
+	// Resume is given to the registrar from the schema; nil where connections
+	// cannot be resumed.
+	Resume *ResumeLimits
+}
+
+// ResumeLimits bound what is kept for clients that may come back.
+type ResumeLimits struct {
+	MaxMessages int           // of each connection
+	MaxBytes    int           // of these messages
+	Window      time.Duration // how long a client may be away
 }
 
 func (m Method) addTo(t *ObjectType) { t.Methods = append(t.Methods, m) }
@@ -148,6 +172,100 @@ func BidiStream[H any, S ~struct {
 		return nil, fn(handler.(H), ctx, S(s))
 	}
 	return m
+}
+
+// HibernatableServerStream describes a method whose stream of responses is a
+// connection.
+func HibernatableServerStream[H any, T ~struct{ Tx }, C ~struct{ Connection[Res] }, Req, Res any, PReq Message[Req], PRes Message[Res]](
+	procedure string,
+	open func(H, context.Context, T, C, PReq) error,
+	closed func(H, context.Context, T, C, error) error,
+) Method {
+	return serverConnection[Req, Res, PReq, PRes](procedure, open, closed, plainConn[C, Res])
+}
+
+// AttachedServerStream is [HibernatableServerStream] for a method whose
+// connections have attachments.
+func AttachedServerStream[H any, T ~struct{ Tx }, C ~struct {
+	Connection[Res]
+	Attached[A]
+}, Req, Res, A any, PReq Message[Req], PRes Message[Res], PA Message[A]](
+	procedure string,
+	open func(H, context.Context, T, C, PReq) error,
+	closed func(H, context.Context, T, C, error) error,
+) Method {
+	return serverConnection[Req, Res, PReq, PRes](procedure, open, closed, attachedConn[C, Res, A])
+}
+
+// HibernatableBidiStream describes a method whose streams both ways are a
+// connection.
+func HibernatableBidiStream[H any, T ~struct{ Tx }, C ~struct{ Connection[Res] }, Req, Res any, PReq Message[Req], PRes Message[Res]](
+	procedure string,
+	open func(H, context.Context, T, C) error,
+	message func(H, context.Context, T, C, PReq) error,
+	closed func(H, context.Context, T, C, error) error,
+) Method {
+	return bidiConnection[Req, Res, PReq, PRes](procedure, open, message, closed, plainConn[C, Res])
+}
+
+// AttachedBidiStream is [HibernatableBidiStream] for a method whose connections
+// have attachments.
+func AttachedBidiStream[H any, T ~struct{ Tx }, C ~struct {
+	Connection[Res]
+	Attached[A]
+}, Req, Res, A any, PReq Message[Req], PRes Message[Res], PA Message[A]](
+	procedure string,
+	open func(H, context.Context, T, C) error,
+	message func(H, context.Context, T, C, PReq) error,
+	closed func(H, context.Context, T, C, error) error,
+) Method {
+	return bidiConnection[Req, Res, PReq, PRes](procedure, open, message, closed, attachedConn[C, Res, A])
+}
+
+func serverConnection[Req, Res any, PReq Message[Req], PRes Message[Res], H any, T ~struct{ Tx }, C any](
+	procedure string,
+	open func(H, context.Context, T, C, PReq) error,
+	closed func(H, context.Context, T, C, error) error,
+	conn func(ConnPort) C,
+) Method {
+	m := method[Req, Res, PReq, PRes](procedure)
+	m.ServerStream = true
+	m.Connection = &ConnectionMethod{
+		Open: func(ctx context.Context, handler any, tx Tx, port ConnPort, req proto.Message) error {
+			return open(handler.(H), ctx, T(struct{ Tx }{tx}), conn(port), req.(PReq))
+		},
+		Close: closeConn(closed, conn),
+	}
+	return m
+}
+
+func bidiConnection[Req, Res any, PReq Message[Req], PRes Message[Res], H any, T ~struct{ Tx }, C any](
+	procedure string,
+	open func(H, context.Context, T, C) error,
+	message func(H, context.Context, T, C, PReq) error,
+	closed func(H, context.Context, T, C, error) error,
+	conn func(ConnPort) C,
+) Method {
+	m := method[Req, Res, PReq, PRes](procedure)
+	m.ClientStream, m.ServerStream = true, true
+	m.Connection = &ConnectionMethod{
+		Open: func(ctx context.Context, handler any, tx Tx, port ConnPort, _ proto.Message) error {
+			return open(handler.(H), ctx, T(struct{ Tx }{tx}), conn(port))
+		},
+		Message: func(ctx context.Context, handler any, tx Tx, port ConnPort, req proto.Message) error {
+			return message(handler.(H), ctx, T(struct{ Tx }{tx}), conn(port), req.(PReq))
+		},
+		Close: closeConn(closed, conn),
+	}
+	return m
+}
+
+func closeConn[H any, T ~struct{ Tx }, C any](
+	closed func(H, context.Context, T, C, error) error, conn func(ConnPort) C,
+) func(context.Context, any, Tx, ConnPort, error) error {
+	return func(ctx context.Context, handler any, tx Tx, port ConnPort, cause error) error {
+		return closed(handler.(H), ctx, T(struct{ Tx }{tx}), conn(port), cause)
+	}
 }
 
 func method[Req, Res any, PReq Message[Req], PRes Message[Res]](procedure string) Method {

@@ -20,6 +20,9 @@ import (
 // it does not compile, the durable module is older than the generator.
 const SupportsGenerated1 = true
 
+// SupportsGenerated2 is for generated code with hibernatable methods.
+const SupportsGenerated2 = true
+
 // A Registrar takes object types. Package server and package durabletest have
 // one.
 type Registrar interface {
@@ -75,6 +78,20 @@ type Limits struct {
 	AlarmTimeout time.Duration
 	// BackgroundTimeout is how long the work of [Tx].Background may run. Default 15 min.
 	BackgroundTimeout time.Duration
+	// EventTimeout is the deadline of a handler of a connection: Open, Message and
+	// Close. Default 30 s, at most 7 days; negative: none.
+	EventTimeout time.Duration
+	// MaxConns is how many connections an object may have. Default 32,768.
+	MaxConns int
+	// MaxConnBuffer is how many bytes may wait for the peer of a connection,
+	// encoded. Default 4 MiB.
+	MaxConnBuffer int64
+	// MaxAttachmentBytes is the length of the longest attachment of a connection,
+	// encoded. Default 16 KiB.
+	MaxAttachmentBytes int
+	// SendTimeout is how long the peer of a connection may take nothing of what
+	// waits for it. Default 30 s.
+	SendTimeout time.Duration
 	// StuckTimeout is how long a turn may run on after its deadline before the
 	// object is reset, so that other calls can go on; the handler that does not
 	// end keeps its goroutine. Default 30 s; negative: for ever.
@@ -108,6 +125,11 @@ func (l Limits) WithDefaults() Limits {
 	setDefault(&l.ConstructorTimeout, 30*time.Second)
 	setDefault(&l.AlarmTimeout, 15*time.Minute)
 	setDefault(&l.BackgroundTimeout, 15*time.Minute)
+	setDefault(&l.EventTimeout, 30*time.Second)
+	setDefault(&l.MaxConns, 32768)
+	setDefault(&l.MaxConnBuffer, 4<<20)
+	setDefault(&l.MaxAttachmentBytes, 16<<10)
+	setDefault(&l.SendTimeout, 30*time.Second)
 	setDefault(&l.StuckTimeout, 30*time.Second)
 	setDefault(&l.IdleTimeout, 10*time.Second)
 	setDefault(&l.ReplyRetention, 24*time.Hour)
@@ -131,6 +153,10 @@ func (l Limits) check() error {
 		{"MaxQueueWait", l.MaxQueueWait < 0},
 		{"ConstructorTimeout", l.ConstructorTimeout < 0},
 		{"BackgroundTimeout", l.BackgroundTimeout < 0},
+		{"MaxConns", l.MaxConns < 0},
+		{"MaxConnBuffer", l.MaxConnBuffer < 0},
+		{"MaxAttachmentBytes", l.MaxAttachmentBytes < 0},
+		{"SendTimeout", l.SendTimeout < 0},
 		{"IdleTimeout", l.IdleTimeout < 0},
 		{"ReplyRetention", l.ReplyRetention < 0},
 		{"GateTimeout", l.GateTimeout < 0},
@@ -142,8 +168,14 @@ func (l Limits) check() error {
 			return fmt.Errorf("the limit %s is negative", limit.name)
 		}
 	}
+	if l.EventTimeout > maxEventTimeout {
+		return fmt.Errorf("the limit EventTimeout is %v, and must be at most %v", l.EventTimeout, maxEventTimeout)
+	}
 	return l.SQL.check()
 }
+
+// maxEventTimeout is that of the platform.
+const maxEventTimeout = 7 * 24 * time.Hour
 
 func setDefault[T comparable](v *T, value T) {
 	var zero T
@@ -307,6 +339,9 @@ func (t *ObjectType) complete() error {
 		}
 		m.Desc = desc
 		m.readFields(desc.Input())
+		if err := m.readOptions(); err != nil {
+			return err
+		}
 	}
 	return t.completeAlarms()
 }
@@ -328,6 +363,35 @@ func (m *Method) readFields(msg protoreflect.MessageDescriptor) {
 			m.IdempotencyField = field
 		}
 	}
+}
+
+// readOptions checks what the schema says of a method's connections, and fills in
+// what it says of resuming them.
+func (m *Method) readOptions() error {
+	var ext *durablev1.MethodOptions
+	if opts, ok := m.Desc.Options().(*descriptorpb.MethodOptions); ok {
+		ext, _ = proto.GetExtension(opts, durablev1.E_Method).(*durablev1.MethodOptions)
+	}
+	hibernates := ext.GetStream() == durablev1.StreamMode_STREAM_MODE_HIBERNATABLE
+	if hibernates != (m.Connection != nil) {
+		return fmt.Errorf("method %s is hibernatable in its schema or in the code, but not in both: generate the code again", m.Procedure)
+	}
+	resume := ext.GetResume()
+	if resume == nil || m.Connection == nil {
+		return nil
+	}
+	limits := ResumeLimits{MaxMessages: int(resume.GetMaxMessages()), MaxBytes: int(resume.GetMaxBytes()), Window: 2 * time.Minute}
+	if resume.GetWindow() != nil {
+		limits.Window = resume.GetWindow().AsDuration()
+	}
+	setDefault(&limits.MaxMessages, 256)
+	setDefault(&limits.MaxBytes, 1<<20)
+	if limits.MaxMessages > 10_000 || limits.MaxBytes > 64<<20 || limits.Window < time.Second || limits.Window > 7*24*time.Hour {
+		return fmt.Errorf("method %s keeps %d messages of %d bytes for %v for those who resume: at most 10,000 of 67,108,864 for 1s to 168h",
+			m.Procedure, limits.MaxMessages, limits.MaxBytes, limits.Window)
+	}
+	m.Connection.Resume = &limits
+	return nil
 }
 
 // completeAlarms checks the alarms of t and fills in what the schema says of

@@ -80,6 +80,15 @@ const (
 	ErrorReason_ERROR_REASON_IDEMPOTENCY_CUT_OFF ErrorReason = 23
 	// The handler ran past its deadline and did not end, so the object was reset.
 	ErrorReason_ERROR_REASON_STUCK ErrorReason = 24
+	// The connection was closed, by its handler or by the runtime.
+	ErrorReason_ERROR_REASON_CONNECTION_CLOSED ErrorReason = 25
+	// The peer of a connection read too slowly for what was sent to it.
+	ErrorReason_ERROR_REASON_SLOW_PEER ErrorReason = 26
+	// What the client missed is not kept any more, or was never sent: it must open
+	// a new connection, and begin anew.
+	ErrorReason_ERROR_REASON_RESUME_TOO_OLD ErrorReason = 27
+	// The resume token is malformed, or given to a method that cannot have one.
+	ErrorReason_ERROR_REASON_RESUME_INVALID ErrorReason = 28
 )
 
 // Enum value maps for ErrorReason.
@@ -110,6 +119,10 @@ var (
 		22: "ERROR_REASON_IDEMPOTENCY_IN_PROGRESS",
 		23: "ERROR_REASON_IDEMPOTENCY_CUT_OFF",
 		24: "ERROR_REASON_STUCK",
+		25: "ERROR_REASON_CONNECTION_CLOSED",
+		26: "ERROR_REASON_SLOW_PEER",
+		27: "ERROR_REASON_RESUME_TOO_OLD",
+		28: "ERROR_REASON_RESUME_INVALID",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":             0,
@@ -137,6 +150,10 @@ var (
 		"ERROR_REASON_IDEMPOTENCY_IN_PROGRESS": 22,
 		"ERROR_REASON_IDEMPOTENCY_CUT_OFF":     23,
 		"ERROR_REASON_STUCK":                   24,
+		"ERROR_REASON_CONNECTION_CLOSED":       25,
+		"ERROR_REASON_SLOW_PEER":               26,
+		"ERROR_REASON_RESUME_TOO_OLD":          27,
+		"ERROR_REASON_RESUME_INVALID":          28,
 	}
 )
 
@@ -199,7 +216,10 @@ type ErrorInfo struct {
 	Chain []string `protobuf:"bytes,10,rep,name=chain,proto3" json:"chain,omitempty"`
 	// What the SQL engine said, where the handler returned an error of its own
 	// database.
-	Sql           *SqlError `protobuf:"bytes,11,opt,name=sql,proto3" json:"sql,omitempty"`
+	Sql *SqlError `protobuf:"bytes,11,opt,name=sql,proto3" json:"sql,omitempty"`
+	// The code that a connection was closed with, where the object or the runtime
+	// closed it: that of RFC 6455 section 7.4.1, or one of 3000 to 4999.
+	CloseCode     int32 `protobuf:"varint,12,opt,name=close_code,json=closeCode,proto3" json:"close_code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -309,6 +329,13 @@ func (x *ErrorInfo) GetSql() *SqlError {
 		return x.Sql
 	}
 	return nil
+}
+
+func (x *ErrorInfo) GetCloseCode() int32 {
+	if x != nil {
+		return x.CloseCode
+	}
+	return 0
 }
 
 // SqlError is what SQLite says of a statement. The text of the statement and its
@@ -450,7 +477,7 @@ var File_durable_v1_errors_proto protoreflect.FileDescriptor
 const file_durable_v1_errors_proto_rawDesc = "" +
 	"\n" +
 	"\x17durable/v1/errors.proto\x12\n" +
-	"durable.v1\"\x83\x03\n" +
+	"durable.v1\"\xa2\x03\n" +
 	"\tErrorInfo\x12/\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x17.durable.v1.ErrorReasonR\x06reason\x12\x1f\n" +
 	"\vobject_type\x18\x02 \x01(\tR\n" +
@@ -466,7 +493,9 @@ const file_durable_v1_errors_proto_rawDesc = "" +
 	"\x05limit\x18\t \x01(\v2\x11.durable.v1.LimitR\x05limit\x12\x14\n" +
 	"\x05chain\x18\n" +
 	" \x03(\tR\x05chain\x12&\n" +
-	"\x03sql\x18\v \x01(\v2\x14.durable.v1.SqlErrorR\x03sql\"f\n" +
+	"\x03sql\x18\v \x01(\v2\x14.durable.v1.SqlErrorR\x03sql\x12\x1d\n" +
+	"\n" +
+	"close_code\x18\f \x01(\x05R\tcloseCode\"f\n" +
 	"\bSqlError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1e\n" +
 	"\n" +
@@ -477,7 +506,7 @@ const file_durable_v1_errors_proto_rawDesc = "" +
 	"\x05Limit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03max\x18\x02 \x01(\x03R\x03max\x12\x16\n" +
-	"\x06actual\x18\x03 \x01(\x03R\x06actual*\x88\x06\n" +
+	"\x06actual\x18\x03 \x01(\x03R\x06actual*\x8a\a\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18ERROR_REASON_KEY_MISSING\x10\x01\x12\x1d\n" +
@@ -504,7 +533,11 @@ const file_durable_v1_errors_proto_rawDesc = "" +
 	"$ERROR_REASON_IDEMPOTENCY_KEY_INVALID\x10\x15\x12(\n" +
 	"$ERROR_REASON_IDEMPOTENCY_IN_PROGRESS\x10\x16\x12$\n" +
 	" ERROR_REASON_IDEMPOTENCY_CUT_OFF\x10\x17\x12\x16\n" +
-	"\x12ERROR_REASON_STUCK\x10\x18B8Z6github.com/durable-go/durable/gen/durable/v1;durablev1b\x06proto3"
+	"\x12ERROR_REASON_STUCK\x10\x18\x12\"\n" +
+	"\x1eERROR_REASON_CONNECTION_CLOSED\x10\x19\x12\x1a\n" +
+	"\x16ERROR_REASON_SLOW_PEER\x10\x1a\x12\x1f\n" +
+	"\x1bERROR_REASON_RESUME_TOO_OLD\x10\x1b\x12\x1f\n" +
+	"\x1bERROR_REASON_RESUME_INVALID\x10\x1cB8Z6github.com/durable-go/durable/gen/durable/v1;durablev1b\x06proto3"
 
 var (
 	file_durable_v1_errors_proto_rawDescOnce sync.Once

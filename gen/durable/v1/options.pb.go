@@ -28,6 +28,58 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// StreamMode says how the handler of a stream lives.
+type StreamMode int32
+
+const (
+	// The handler is one function that runs as long as the stream is open, and
+	// keeps its object in memory.
+	StreamMode_STREAM_MODE_UNSPECIFIED StreamMode = 0
+	// The stream is a connection: its handler is called when it opens, for each
+	// message and when it closes, each in a turn. The server holds it open while
+	// the object is not in memory.
+	StreamMode_STREAM_MODE_HIBERNATABLE StreamMode = 1
+)
+
+// Enum value maps for StreamMode.
+var (
+	StreamMode_name = map[int32]string{
+		0: "STREAM_MODE_UNSPECIFIED",
+		1: "STREAM_MODE_HIBERNATABLE",
+	}
+	StreamMode_value = map[string]int32{
+		"STREAM_MODE_UNSPECIFIED":  0,
+		"STREAM_MODE_HIBERNATABLE": 1,
+	}
+)
+
+func (x StreamMode) Enum() *StreamMode {
+	p := new(StreamMode)
+	*p = x
+	return p
+}
+
+func (x StreamMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (StreamMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_durable_v1_options_proto_enumTypes[0].Descriptor()
+}
+
+func (StreamMode) Type() protoreflect.EnumType {
+	return &file_durable_v1_options_proto_enumTypes[0]
+}
+
+func (x StreamMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use StreamMode.Descriptor instead.
+func (StreamMode) EnumDescriptor() ([]byte, []int) {
+	return file_durable_v1_options_proto_rawDescGZIP(), []int{0}
+}
+
 // KeyKind says what a key field holds.
 type KeyKind int32
 
@@ -65,11 +117,11 @@ func (x KeyKind) String() string {
 }
 
 func (KeyKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_durable_v1_options_proto_enumTypes[0].Descriptor()
+	return file_durable_v1_options_proto_enumTypes[1].Descriptor()
 }
 
 func (KeyKind) Type() protoreflect.EnumType {
-	return &file_durable_v1_options_proto_enumTypes[0]
+	return &file_durable_v1_options_proto_enumTypes[1]
 }
 
 func (x KeyKind) Number() protoreflect.EnumNumber {
@@ -78,7 +130,7 @@ func (x KeyKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use KeyKind.Descriptor instead.
 func (KeyKind) EnumDescriptor() ([]byte, []int) {
-	return file_durable_v1_options_proto_rawDescGZIP(), []int{0}
+	return file_durable_v1_options_proto_rawDescGZIP(), []int{1}
 }
 
 // ServiceOptions are the options of one service.
@@ -323,6 +375,144 @@ func (x *AlarmRetry) GetFirstDelay() *durationpb.Duration {
 	return nil
 }
 
+// MethodOptions are the options of one method of an object.
+type MethodOptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How the handler of a stream lives. It is only for methods whose responses
+	// stream.
+	Stream StreamMode `protobuf:"varint,1,opt,name=stream,proto3,enum=durable.v1.StreamMode" json:"stream,omitempty"`
+	// The message that the object keeps with each connection of the method, named
+	// as the payload of an alarm is. Empty: there is none. It goes with
+	// STREAM_MODE_HIBERNATABLE.
+	Attachment string `protobuf:"bytes,2,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	// Lets a client that lost its connection go on where it was, also after the
+	// server was started again. Not set: the connection ends with its network end.
+	// It goes with STREAM_MODE_HIBERNATABLE.
+	Resume        *ResumeOptions `protobuf:"bytes,3,opt,name=resume,proto3" json:"resume,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MethodOptions) Reset() {
+	*x = MethodOptions{}
+	mi := &file_durable_v1_options_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MethodOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MethodOptions) ProtoMessage() {}
+
+func (x *MethodOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_durable_v1_options_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MethodOptions.ProtoReflect.Descriptor instead.
+func (*MethodOptions) Descriptor() ([]byte, []int) {
+	return file_durable_v1_options_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *MethodOptions) GetStream() StreamMode {
+	if x != nil {
+		return x.Stream
+	}
+	return StreamMode_STREAM_MODE_UNSPECIFIED
+}
+
+func (x *MethodOptions) GetAttachment() string {
+	if x != nil {
+		return x.Attachment
+	}
+	return ""
+}
+
+func (x *MethodOptions) GetResume() *ResumeOptions {
+	if x != nil {
+		return x.Resume
+	}
+	return nil
+}
+
+// ResumeOptions bound what is stored for a client that may come back. Each
+// message that is sent is stored with the commit of its turn, until it is older
+// than the newest max_messages and max_bytes allow.
+type ResumeOptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many of the newest messages of a connection are kept: at most 10,000.
+	// Default 256.
+	MaxMessages uint32 `protobuf:"varint,1,opt,name=max_messages,json=maxMessages,proto3" json:"max_messages,omitempty"`
+	// How many bytes of them: at most 67,108,864. Default 1,048,576. The newest
+	// message is kept whatever its size.
+	MaxBytes uint32 `protobuf:"varint,2,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	// How long a client may be away before its connection is closed, from 1 s to
+	// 7 days. Default 2 minutes.
+	Window        *durationpb.Duration `protobuf:"bytes,3,opt,name=window,proto3" json:"window,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeOptions) Reset() {
+	*x = ResumeOptions{}
+	mi := &file_durable_v1_options_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeOptions) ProtoMessage() {}
+
+func (x *ResumeOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_durable_v1_options_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeOptions.ProtoReflect.Descriptor instead.
+func (*ResumeOptions) Descriptor() ([]byte, []int) {
+	return file_durable_v1_options_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ResumeOptions) GetMaxMessages() uint32 {
+	if x != nil {
+		return x.MaxMessages
+	}
+	return 0
+}
+
+func (x *ResumeOptions) GetMaxBytes() uint32 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+func (x *ResumeOptions) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
 // FieldOptions are the options of one request field.
 type FieldOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -340,7 +530,7 @@ type FieldOptions struct {
 
 func (x *FieldOptions) Reset() {
 	*x = FieldOptions{}
-	mi := &file_durable_v1_options_proto_msgTypes[4]
+	mi := &file_durable_v1_options_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -352,7 +542,7 @@ func (x *FieldOptions) String() string {
 func (*FieldOptions) ProtoMessage() {}
 
 func (x *FieldOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_durable_v1_options_proto_msgTypes[4]
+	mi := &file_durable_v1_options_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -365,7 +555,7 @@ func (x *FieldOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldOptions.ProtoReflect.Descriptor instead.
 func (*FieldOptions) Descriptor() ([]byte, []int) {
-	return file_durable_v1_options_proto_rawDescGZIP(), []int{4}
+	return file_durable_v1_options_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FieldOptions) GetKey() KeyKind {
@@ -392,6 +582,14 @@ var file_durable_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 		Filename:      "durable/v1/options.proto",
 	},
 	{
+		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
+		ExtensionType: (*MethodOptions)(nil),
+		Field:         86231,
+		Name:          "durable.v1.method",
+		Tag:           "bytes,86231,opt,name=method",
+		Filename:      "durable/v1/options.proto",
+	},
+	{
 		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
 		ExtensionType: (*FieldOptions)(nil),
 		Field:         86231,
@@ -409,12 +607,20 @@ var (
 	E_Service = &file_durable_v1_options_proto_extTypes[0]
 )
 
+// Extension fields to descriptorpb.MethodOptions.
+var (
+	// Says how a method of an object is served.
+	//
+	// optional durable.v1.MethodOptions method = 86231;
+	E_Method = &file_durable_v1_options_proto_extTypes[1]
+)
+
 // Extension fields to descriptorpb.FieldOptions.
 var (
 	// Gives a request field a meaning to the runtime.
 	//
 	// optional durable.v1.FieldOptions field = 86231;
-	E_Field = &file_durable_v1_options_proto_extTypes[1]
+	E_Field = &file_durable_v1_options_proto_extTypes[2]
 )
 
 var File_durable_v1_options_proto protoreflect.FileDescriptor
@@ -439,15 +645,30 @@ const file_durable_v1_options_proto_rawDesc = "" +
 	"\tunlimited\x18\x02 \x01(\bR\tunlimited\x12:\n" +
 	"\vfirst_delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"firstDelayB\x0e\n" +
-	"\f_max_retries\"^\n" +
+	"\f_max_retries\"\x92\x01\n" +
+	"\rMethodOptions\x12.\n" +
+	"\x06stream\x18\x01 \x01(\x0e2\x16.durable.v1.StreamModeR\x06stream\x12\x1e\n" +
+	"\n" +
+	"attachment\x18\x02 \x01(\tR\n" +
+	"attachment\x121\n" +
+	"\x06resume\x18\x03 \x01(\v2\x19.durable.v1.ResumeOptionsR\x06resume\"\x82\x01\n" +
+	"\rResumeOptions\x12!\n" +
+	"\fmax_messages\x18\x01 \x01(\rR\vmaxMessages\x12\x1b\n" +
+	"\tmax_bytes\x18\x02 \x01(\rR\bmaxBytes\x121\n" +
+	"\x06window\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06window\"^\n" +
 	"\fFieldOptions\x12%\n" +
 	"\x03key\x18\x01 \x01(\x0e2\x13.durable.v1.KeyKindR\x03key\x12'\n" +
 	"\x0fidempotency_key\x18\x02 \x01(\bR\x0eidempotencyKey*G\n" +
+	"\n" +
+	"StreamMode\x12\x1b\n" +
+	"\x17STREAM_MODE_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18STREAM_MODE_HIBERNATABLE\x10\x01*G\n" +
 	"\aKeyKind\x12\x18\n" +
 	"\x14KEY_KIND_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rKEY_KIND_NAME\x10\x01\x12\x0f\n" +
 	"\vKEY_KIND_ID\x10\x02:W\n" +
-	"\aservice\x12\x1f.google.protobuf.ServiceOptions\x18ס\x05 \x01(\v2\x1a.durable.v1.ServiceOptionsR\aservice:O\n" +
+	"\aservice\x12\x1f.google.protobuf.ServiceOptions\x18ס\x05 \x01(\v2\x1a.durable.v1.ServiceOptionsR\aservice:S\n" +
+	"\x06method\x12\x1e.google.protobuf.MethodOptions\x18ס\x05 \x01(\v2\x19.durable.v1.MethodOptionsR\x06method:O\n" +
 	"\x05field\x12\x1d.google.protobuf.FieldOptions\x18ס\x05 \x01(\v2\x18.durable.v1.FieldOptionsR\x05fieldB8Z6github.com/durable-go/durable/gen/durable/v1;durablev1b\x06proto3"
 
 var (
@@ -462,34 +683,43 @@ func file_durable_v1_options_proto_rawDescGZIP() []byte {
 	return file_durable_v1_options_proto_rawDescData
 }
 
-var file_durable_v1_options_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_durable_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_durable_v1_options_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_durable_v1_options_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_durable_v1_options_proto_goTypes = []any{
-	(KeyKind)(0),                        // 0: durable.v1.KeyKind
-	(*ServiceOptions)(nil),              // 1: durable.v1.ServiceOptions
-	(*ObjectOptions)(nil),               // 2: durable.v1.ObjectOptions
-	(*AlarmOptions)(nil),                // 3: durable.v1.AlarmOptions
-	(*AlarmRetry)(nil),                  // 4: durable.v1.AlarmRetry
-	(*FieldOptions)(nil),                // 5: durable.v1.FieldOptions
-	(*durationpb.Duration)(nil),         // 6: google.protobuf.Duration
-	(*descriptorpb.ServiceOptions)(nil), // 7: google.protobuf.ServiceOptions
-	(*descriptorpb.FieldOptions)(nil),   // 8: google.protobuf.FieldOptions
+	(StreamMode)(0),                     // 0: durable.v1.StreamMode
+	(KeyKind)(0),                        // 1: durable.v1.KeyKind
+	(*ServiceOptions)(nil),              // 2: durable.v1.ServiceOptions
+	(*ObjectOptions)(nil),               // 3: durable.v1.ObjectOptions
+	(*AlarmOptions)(nil),                // 4: durable.v1.AlarmOptions
+	(*AlarmRetry)(nil),                  // 5: durable.v1.AlarmRetry
+	(*MethodOptions)(nil),               // 6: durable.v1.MethodOptions
+	(*ResumeOptions)(nil),               // 7: durable.v1.ResumeOptions
+	(*FieldOptions)(nil),                // 8: durable.v1.FieldOptions
+	(*durationpb.Duration)(nil),         // 9: google.protobuf.Duration
+	(*descriptorpb.ServiceOptions)(nil), // 10: google.protobuf.ServiceOptions
+	(*descriptorpb.MethodOptions)(nil),  // 11: google.protobuf.MethodOptions
+	(*descriptorpb.FieldOptions)(nil),   // 12: google.protobuf.FieldOptions
 }
 var file_durable_v1_options_proto_depIdxs = []int32{
-	2, // 0: durable.v1.ServiceOptions.object:type_name -> durable.v1.ObjectOptions
-	3, // 1: durable.v1.ObjectOptions.alarms:type_name -> durable.v1.AlarmOptions
-	4, // 2: durable.v1.AlarmOptions.retry:type_name -> durable.v1.AlarmRetry
-	6, // 3: durable.v1.AlarmRetry.first_delay:type_name -> google.protobuf.Duration
-	0, // 4: durable.v1.FieldOptions.key:type_name -> durable.v1.KeyKind
-	7, // 5: durable.v1.service:extendee -> google.protobuf.ServiceOptions
-	8, // 6: durable.v1.field:extendee -> google.protobuf.FieldOptions
-	1, // 7: durable.v1.service:type_name -> durable.v1.ServiceOptions
-	5, // 8: durable.v1.field:type_name -> durable.v1.FieldOptions
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	7, // [7:9] is the sub-list for extension type_name
-	5, // [5:7] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	3,  // 0: durable.v1.ServiceOptions.object:type_name -> durable.v1.ObjectOptions
+	4,  // 1: durable.v1.ObjectOptions.alarms:type_name -> durable.v1.AlarmOptions
+	5,  // 2: durable.v1.AlarmOptions.retry:type_name -> durable.v1.AlarmRetry
+	9,  // 3: durable.v1.AlarmRetry.first_delay:type_name -> google.protobuf.Duration
+	0,  // 4: durable.v1.MethodOptions.stream:type_name -> durable.v1.StreamMode
+	7,  // 5: durable.v1.MethodOptions.resume:type_name -> durable.v1.ResumeOptions
+	9,  // 6: durable.v1.ResumeOptions.window:type_name -> google.protobuf.Duration
+	1,  // 7: durable.v1.FieldOptions.key:type_name -> durable.v1.KeyKind
+	10, // 8: durable.v1.service:extendee -> google.protobuf.ServiceOptions
+	11, // 9: durable.v1.method:extendee -> google.protobuf.MethodOptions
+	12, // 10: durable.v1.field:extendee -> google.protobuf.FieldOptions
+	2,  // 11: durable.v1.service:type_name -> durable.v1.ServiceOptions
+	6,  // 12: durable.v1.method:type_name -> durable.v1.MethodOptions
+	8,  // 13: durable.v1.field:type_name -> durable.v1.FieldOptions
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	11, // [11:14] is the sub-list for extension type_name
+	8,  // [8:11] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_durable_v1_options_proto_init() }
@@ -503,9 +733,9 @@ func file_durable_v1_options_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_durable_v1_options_proto_rawDesc), len(file_durable_v1_options_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   5,
-			NumExtensions: 2,
+			NumEnums:      2,
+			NumMessages:   7,
+			NumExtensions: 3,
 			NumServices:   0,
 		},
 		GoTypes:           file_durable_v1_options_proto_goTypes,

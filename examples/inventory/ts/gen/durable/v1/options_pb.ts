@@ -9,7 +9,7 @@
 
 import type { GenEnum, GenExtension, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, extDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Duration, FieldOptions as FieldOptions$1, ServiceOptions as ServiceOptions$1 } from "@bufbuild/protobuf/wkt";
+import type { Duration, FieldOptions as FieldOptions$1, MethodOptions as MethodOptions$1, ServiceOptions as ServiceOptions$1 } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_descriptor, file_google_protobuf_duration } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file durable/v1/options.proto.
  */
 export const file_durable_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("ChhkdXJhYmxlL3YxL29wdGlvbnMucHJvdG8SCmR1cmFibGUudjEiOwoOU2VydmljZU9wdGlvbnMSKQoGb2JqZWN0GAEgASgLMhkuZHVyYWJsZS52MS5PYmplY3RPcHRpb25zIkcKDU9iamVjdE9wdGlvbnMSDAoEdHlwZRgBIAEoCRIoCgZhbGFybXMYAiADKAsyGC5kdXJhYmxlLnYxLkFsYXJtT3B0aW9ucyJUCgxBbGFybU9wdGlvbnMSDAoEbmFtZRgBIAEoCRIPCgdwYXlsb2FkGAIgASgJEiUKBXJldHJ5GAMgASgLMhYuZHVyYWJsZS52MS5BbGFybVJldHJ5InkKCkFsYXJtUmV0cnkSGAoLbWF4X3JldHJpZXMYASABKA1IAIgBARIRCgl1bmxpbWl0ZWQYAiABKAgSLgoLZmlyc3RfZGVsYXkYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CDgoMX21heF9yZXRyaWVzIkkKDEZpZWxkT3B0aW9ucxIgCgNrZXkYASABKA4yEy5kdXJhYmxlLnYxLktleUtpbmQSFwoPaWRlbXBvdGVuY3lfa2V5GAIgASgIKkcKB0tleUtpbmQSGAoUS0VZX0tJTkRfVU5TUEVDSUZJRUQQABIRCg1LRVlfS0lORF9OQU1FEAESDwoLS0VZX0tJTkRfSUQQAjpXCgdzZXJ2aWNlEh8uZ29vZ2xlLnByb3RvYnVmLlNlcnZpY2VPcHRpb25zGNehBSABKAsyGi5kdXJhYmxlLnYxLlNlcnZpY2VPcHRpb25zUgdzZXJ2aWNlOk8KBWZpZWxkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxjXoQUgASgLMhguZHVyYWJsZS52MS5GaWVsZE9wdGlvbnNSBWZpZWxkQjhaNmdpdGh1Yi5jb20vZHVyYWJsZS1nby9kdXJhYmxlL2dlbi9kdXJhYmxlL3YxO2R1cmFibGV2MWIGcHJvdG8z", [file_google_protobuf_descriptor, file_google_protobuf_duration]);
+  fileDesc("ChhkdXJhYmxlL3YxL29wdGlvbnMucHJvdG8SCmR1cmFibGUudjEiOwoOU2VydmljZU9wdGlvbnMSKQoGb2JqZWN0GAEgASgLMhkuZHVyYWJsZS52MS5PYmplY3RPcHRpb25zIkcKDU9iamVjdE9wdGlvbnMSDAoEdHlwZRgBIAEoCRIoCgZhbGFybXMYAiADKAsyGC5kdXJhYmxlLnYxLkFsYXJtT3B0aW9ucyJUCgxBbGFybU9wdGlvbnMSDAoEbmFtZRgBIAEoCRIPCgdwYXlsb2FkGAIgASgJEiUKBXJldHJ5GAMgASgLMhYuZHVyYWJsZS52MS5BbGFybVJldHJ5InkKCkFsYXJtUmV0cnkSGAoLbWF4X3JldHJpZXMYASABKA1IAIgBARIRCgl1bmxpbWl0ZWQYAiABKAgSLgoLZmlyc3RfZGVsYXkYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CDgoMX21heF9yZXRyaWVzInYKDU1ldGhvZE9wdGlvbnMSJgoGc3RyZWFtGAEgASgOMhYuZHVyYWJsZS52MS5TdHJlYW1Nb2RlEhIKCmF0dGFjaG1lbnQYAiABKAkSKQoGcmVzdW1lGAMgASgLMhkuZHVyYWJsZS52MS5SZXN1bWVPcHRpb25zImMKDVJlc3VtZU9wdGlvbnMSFAoMbWF4X21lc3NhZ2VzGAEgASgNEhEKCW1heF9ieXRlcxgCIAEoDRIpCgZ3aW5kb3cYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iSQoMRmllbGRPcHRpb25zEiAKA2tleRgBIAEoDjITLmR1cmFibGUudjEuS2V5S2luZBIXCg9pZGVtcG90ZW5jeV9rZXkYAiABKAgqRwoKU3RyZWFtTW9kZRIbChdTVFJFQU1fTU9ERV9VTlNQRUNJRklFRBAAEhwKGFNUUkVBTV9NT0RFX0hJQkVSTkFUQUJMRRABKkcKB0tleUtpbmQSGAoUS0VZX0tJTkRfVU5TUEVDSUZJRUQQABIRCg1LRVlfS0lORF9OQU1FEAESDwoLS0VZX0tJTkRfSUQQAjpXCgdzZXJ2aWNlEh8uZ29vZ2xlLnByb3RvYnVmLlNlcnZpY2VPcHRpb25zGNehBSABKAsyGi5kdXJhYmxlLnYxLlNlcnZpY2VPcHRpb25zUgdzZXJ2aWNlOlMKBm1ldGhvZBIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGNehBSABKAsyGS5kdXJhYmxlLnYxLk1ldGhvZE9wdGlvbnNSBm1ldGhvZDpPCgVmaWVsZBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMY16EFIAEoCzIYLmR1cmFibGUudjEuRmllbGRPcHRpb25zUgVmaWVsZEI4WjZnaXRodWIuY29tL2R1cmFibGUtZ28vZHVyYWJsZS9nZW4vZHVyYWJsZS92MTtkdXJhYmxldjFiBnByb3RvMw", [file_google_protobuf_descriptor, file_google_protobuf_duration]);
 
 /**
  * ServiceOptions are the options of one service.
@@ -152,6 +152,86 @@ export const AlarmRetrySchema: GenMessage<AlarmRetry> = /*@__PURE__*/
   messageDesc(file_durable_v1_options, 3);
 
 /**
+ * MethodOptions are the options of one method of an object.
+ *
+ * @generated from message durable.v1.MethodOptions
+ */
+export type MethodOptions = Message<"durable.v1.MethodOptions"> & {
+  /**
+   * How the handler of a stream lives. It is only for methods whose responses
+   * stream.
+   *
+   * @generated from field: durable.v1.StreamMode stream = 1;
+   */
+  stream: StreamMode;
+
+  /**
+   * The message that the object keeps with each connection of the method, named
+   * as the payload of an alarm is. Empty: there is none. It goes with
+   * STREAM_MODE_HIBERNATABLE.
+   *
+   * @generated from field: string attachment = 2;
+   */
+  attachment: string;
+
+  /**
+   * Lets a client that lost its connection go on where it was, also after the
+   * server was started again. Not set: the connection ends with its network end.
+   * It goes with STREAM_MODE_HIBERNATABLE.
+   *
+   * @generated from field: durable.v1.ResumeOptions resume = 3;
+   */
+  resume?: ResumeOptions | undefined;
+};
+
+/**
+ * Describes the message durable.v1.MethodOptions.
+ * Use `create(MethodOptionsSchema)` to create a new message.
+ */
+export const MethodOptionsSchema: GenMessage<MethodOptions> = /*@__PURE__*/
+  messageDesc(file_durable_v1_options, 4);
+
+/**
+ * ResumeOptions bound what is stored for a client that may come back. Each
+ * message that is sent is stored with the commit of its turn, until it is older
+ * than the newest max_messages and max_bytes allow.
+ *
+ * @generated from message durable.v1.ResumeOptions
+ */
+export type ResumeOptions = Message<"durable.v1.ResumeOptions"> & {
+  /**
+   * How many of the newest messages of a connection are kept: at most 10,000.
+   * Default 256.
+   *
+   * @generated from field: uint32 max_messages = 1;
+   */
+  maxMessages: number;
+
+  /**
+   * How many bytes of them: at most 67,108,864. Default 1,048,576. The newest
+   * message is kept whatever its size.
+   *
+   * @generated from field: uint32 max_bytes = 2;
+   */
+  maxBytes: number;
+
+  /**
+   * How long a client may be away before its connection is closed, from 1 s to
+   * 7 days. Default 2 minutes.
+   *
+   * @generated from field: google.protobuf.Duration window = 3;
+   */
+  window?: Duration | undefined;
+};
+
+/**
+ * Describes the message durable.v1.ResumeOptions.
+ * Use `create(ResumeOptionsSchema)` to create a new message.
+ */
+export const ResumeOptionsSchema: GenMessage<ResumeOptions> = /*@__PURE__*/
+  messageDesc(file_durable_v1_options, 5);
+
+/**
  * FieldOptions are the options of one request field.
  *
  * @generated from message durable.v1.FieldOptions
@@ -181,7 +261,37 @@ export type FieldOptions = Message<"durable.v1.FieldOptions"> & {
  * Use `create(FieldOptionsSchema)` to create a new message.
  */
 export const FieldOptionsSchema: GenMessage<FieldOptions> = /*@__PURE__*/
-  messageDesc(file_durable_v1_options, 4);
+  messageDesc(file_durable_v1_options, 6);
+
+/**
+ * StreamMode says how the handler of a stream lives.
+ *
+ * @generated from enum durable.v1.StreamMode
+ */
+export enum StreamMode {
+  /**
+   * The handler is one function that runs as long as the stream is open, and
+   * keeps its object in memory.
+   *
+   * @generated from enum value: STREAM_MODE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The stream is a connection: its handler is called when it opens, for each
+   * message and when it closes, each in a turn. The server holds it open while
+   * the object is not in memory.
+   *
+   * @generated from enum value: STREAM_MODE_HIBERNATABLE = 1;
+   */
+  HIBERNATABLE = 1,
+}
+
+/**
+ * Describes the enum durable.v1.StreamMode.
+ */
+export const StreamModeSchema: GenEnum<StreamMode> = /*@__PURE__*/
+  enumDesc(file_durable_v1_options, 0);
 
 /**
  * KeyKind says what a key field holds.
@@ -215,7 +325,7 @@ export enum KeyKind {
  * Describes the enum durable.v1.KeyKind.
  */
 export const KeyKindSchema: GenEnum<KeyKind> = /*@__PURE__*/
-  enumDesc(file_durable_v1_options, 0);
+  enumDesc(file_durable_v1_options, 1);
 
 /**
  * Marks a service as durable and says how.
@@ -226,10 +336,18 @@ export const service: GenExtension<ServiceOptions$1, ServiceOptions> = /*@__PURE
   extDesc(file_durable_v1_options, 0);
 
 /**
+ * Says how a method of an object is served.
+ *
+ * @generated from extension: durable.v1.MethodOptions method = 86231;
+ */
+export const method: GenExtension<MethodOptions$1, MethodOptions> = /*@__PURE__*/
+  extDesc(file_durable_v1_options, 1);
+
+/**
  * Gives a request field a meaning to the runtime.
  *
  * @generated from extension: durable.v1.FieldOptions field = 86231;
  */
 export const field: GenExtension<FieldOptions$1, FieldOptions> = /*@__PURE__*/
-  extDesc(file_durable_v1_options, 1);
+  extDesc(file_durable_v1_options, 2);
 
