@@ -32,7 +32,17 @@
 //	CounterClient  NewCounterClient  CounterStub
 //	CounterType  CounterServiceName  CounterAddProcedure, for each method
 //
-// and for alarms, where the schema declares the default one and one named sweep
+// and for each hibernatable method, in place of CounterWatchStream
+//
+//	CounterWatchConn  CounterWatchConnView  CounterWatchConns  CounterWatchConnViews
+//
+// The method WatchConns of CounterTx and CounterView returns them. Where clients
+// stream, and cannot resume, CounterTx has a method WatchAutoResponse. The
+// handlers are the methods WatchOpen, WatchMessage, where clients stream, and
+// WatchClose of CounterHandler, in place of Watch. The stub has Watch, as for every
+// stream.
+//
+// For alarms there are, where the schema declares the default one and one named sweep
 //
 //	CounterAlarm  CounterSweepAlarm  CounterSweepAlarmName
 //	CounterAlarms  CounterAlarmViews, which have a method Sweep

@@ -15,6 +15,7 @@ import (
 	"github.com/durable-go/durable"
 	"github.com/durable-go/durable/protoc-gen-durable/internal/testdata/alarms/alarmsv1/alarmsv1durable"
 	"github.com/durable-go/durable/protoc-gen-durable/internal/testdata/comments/commentsv1/commentsv1durable"
+	"github.com/durable-go/durable/protoc-gen-durable/internal/testdata/connections/connectionsv1/connectionsv1durable"
 	hybrid2023 "github.com/durable-go/durable/protoc-gen-durable/internal/testdata/edition2023/hybridv1/hybridv1durable"
 	opaque2023 "github.com/durable-go/durable/protoc-gen-durable/internal/testdata/edition2023/opaquev1/opaquev1durable"
 	open2023 "github.com/durable-go/durable/protoc-gen-durable/internal/testdata/edition2023/openv1/openv1durable"
@@ -47,6 +48,8 @@ func TestGenerated(t *testing.T) {
 		commentsv1durable.RegisterRoom(r, handler[commentsv1durable.RoomTx](commentsv1durable.RoomHandler(commentsv1durable.UnimplementedRoomHandler{}))),
 		commentsv1durable.RegisterOld(r, handler[commentsv1durable.OldTx](commentsv1durable.OldHandler(commentsv1durable.UnimplementedOldHandler{}))),             //nolint:staticcheck // that deprecations are carried over is what it shows
 		commentsv1durable.RegisterFormer(r, handler[commentsv1durable.FormerTx](commentsv1durable.FormerHandler(commentsv1durable.UnimplementedFormerHandler{}))), //nolint:staticcheck // that deprecations are carried over is what it shows
+		connectionsv1durable.RegisterRoom(r, handler[connectionsv1durable.RoomTx](connectionsv1durable.RoomHandler(connectionsv1durable.UnimplementedRoomHandler{}))),
+		connectionsv1durable.RegisterName(r, handler[connectionsv1durable.NameTx](connectionsv1durable.NameHandler(connectionsv1durable.UnimplementedNameHandler{}))),
 		open2023.RegisterDoor(r, handler[open2023.DoorTx](open2023.DoorHandler(open2023.UnimplementedDoorHandler{}))),
 		hybrid2023.RegisterDoor(r, handler[hybrid2023.DoorTx](hybrid2023.DoorHandler(hybrid2023.UnimplementedDoorHandler{}))),
 		opaque2023.RegisterDoor(r, handler[opaque2023.DoorTx](opaque2023.DoorHandler(opaque2023.UnimplementedDoorHandler{}))),
@@ -107,17 +110,29 @@ func checkObject(t *testing.T, object *durable.ObjectType) {
 		if req.ProtoReflect().Descriptor() != desc.Input() || m.NewResponse().ProtoReflect().Descriptor() != desc.Output() {
 			t.Errorf("%s: the messages are of other types", m.Procedure)
 		}
-		var err error
+		var errs []error
+		call := func(_ proto.Message, err error) { errs = append(errs, err) }
 		switch {
+		case m.Connection != nil:
+			if (m.Connection.Message != nil) != m.ClientStream || m.Streaming != nil {
+				t.Fatalf("%s: it has a handler of messages, or has none, or one that is no turn", m.Procedure)
+			}
+			call(nil, m.Connection.Open(t.Context(), h, nil, nil, req))
+			if m.ClientStream {
+				call(nil, m.Connection.Message(t.Context(), h, nil, nil, req))
+			}
+			call(nil, m.Connection.Close(t.Context(), h, nil, nil, nil))
 		case m.Streaming != nil:
-			_, err = m.Streaming(t.Context(), h, &streamPort{}, req)
+			call(m.Streaming(t.Context(), h, &streamPort{}, req))
 		case m.ReadOnly:
-			_, err = m.UnaryView(t.Context(), h, nil, req)
+			call(m.UnaryView(t.Context(), h, nil, req))
 		default:
-			_, err = m.Unary(t.Context(), h, nil, req)
+			call(m.Unary(t.Context(), h, nil, req))
 		}
-		if want := "durable: not implemented: " + m.Procedure; !errors.Is(err, durable.ErrUnimplemented) || err.Error() != want {
-			t.Errorf("%s: got error %v", m.Procedure, err)
+		for _, err := range errs {
+			if want := "durable: not implemented: " + m.Procedure; !errors.Is(err, durable.ErrUnimplemented) || err.Error() != want {
+				t.Errorf("%s: got error %v", m.Procedure, err)
+			}
 		}
 	}
 	for _, a := range object.Alarms {

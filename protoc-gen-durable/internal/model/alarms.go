@@ -62,7 +62,8 @@ func (l *loader) addAlarms(file *protogen.File, o *Object, declared []*durablev1
 		a := &Alarm{Name: name, GoName: camelCase(name), object: o, path: at(where, alarmNameField)}
 		o.Alarms = append(o.Alarms, a)
 		if opts.GetPayload() != "" {
-			a.Payload = l.payload(file, a, opts.GetPayload(), func(code Code, format string, args ...any) {
+			of := a.What() + " of " + o.ServiceName
+			a.Payload = l.message(file, payloadReference, of, opts.GetPayload(), func(code Code, format string, args ...any) {
 				addf(at(where, alarmPayloadField), code, format, args...)
 			})
 		}

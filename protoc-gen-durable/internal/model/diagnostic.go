@@ -103,6 +103,31 @@ const (
 	AlarmPayloadType Code = "ALARM_PAYLOAD_TYPE"
 	// AlarmRetry: the retry policy of an alarm is out of bounds.
 	AlarmRetry Code = "ALARM_RETRY"
+
+	// HibernateNotObject: a method has options of ours, and is of a service that
+	// is no object.
+	HibernateNotObject Code = "HIBERNATE_NOT_OBJECT"
+	// HibernateNotStream: the responses of a hibernatable method do not stream.
+	HibernateNotStream Code = "HIBERNATE_NOT_STREAM"
+	// HibernateReadOnly: a hibernatable method is NO_SIDE_EFFECTS, and its
+	// handlers may write.
+	HibernateReadOnly Code = "HIBERNATE_READ_ONLY"
+	// AttachmentWithoutHibernate: a method has an attachment, and is not
+	// hibernatable.
+	AttachmentWithoutHibernate Code = "ATTACHMENT_WITHOUT_HIBERNATE"
+	// AttachmentUnknown: there is no message of the name that a method gives for
+	// its attachment.
+	AttachmentUnknown Code = "ATTACHMENT_UNKNOWN"
+	// AttachmentNotImported: the attachment is in a file that the one with the
+	// method does not import.
+	AttachmentNotImported Code = "ATTACHMENT_NOT_IMPORTED"
+	// AttachmentType: the attachment of a method is something else than a message.
+	AttachmentType Code = "ATTACHMENT_TYPE"
+	// ResumeWithoutHibernate: the connections of a method can be resumed, and it
+	// is not hibernatable.
+	ResumeWithoutHibernate Code = "RESUME_WITHOUT_HIBERNATE"
+	// Resume: what is kept of connections that can be resumed is out of bounds.
+	Resume Code = "RESUME"
 )
 
 // A Diagnostic is one mistake and where it was made.

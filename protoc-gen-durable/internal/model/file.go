@@ -5,6 +5,7 @@
 package model
 
 import (
+	"slices"
 	"strconv"
 
 	"google.golang.org/protobuf/compiler/protogen"
@@ -47,9 +48,19 @@ type Method struct {
 	Response   protogen.GoIdent
 	Comment    string // lines without "//"; may be empty
 	Deprecated bool
+	Connection *Connection // of a hibernatable method; nil: it is none
 
 	object *Object
 	method *protogen.Method
+}
+
+// A Connection says of a hibernatable [Method] how its streams are served, which
+// are connections.
+type Connection struct {
+	Attachment *protogen.GoIdent // nil: it has none
+	Resume     bool              // clients can come back
+
+	method *Method
 }
 
 // An Alarm is one alarm of an [Object].
@@ -72,6 +83,13 @@ const (
 	ClientStream
 	BidiStream
 )
+
+// Hibernates reports whether a method of the file is hibernatable.
+func (f *File) Hibernates() bool {
+	return slices.ContainsFunc(f.Objects, func(o *Object) bool {
+		return slices.ContainsFunc(o.Methods, func(m *Method) bool { return m.Connection != nil })
+	})
+}
 
 // TypeConst is the Go name of the constant with the stored name.
 func (o *Object) TypeConst() string { return o.Name + "Type" }
@@ -141,6 +159,54 @@ func (m *Method) ProcedureConst() string { return m.object.Name + m.Name + "Proc
 
 // Stream is the Go name of the type of the handler's end of a streaming method.
 func (m *Method) Stream() string { return m.object.Name + m.Name + "Stream" }
+
+// Handlers are the Go names of the methods of the handler that serve the method.
+func (m *Method) Handlers() []string {
+	c := m.Connection
+	switch {
+	case c == nil:
+		return []string{m.Name}
+	case m.Shape == ServerStream:
+		return []string{c.OpenHandler(), c.CloseHandler()}
+	}
+	return []string{c.OpenHandler(), c.MessageHandler(), c.CloseHandler()}
+}
+
+// OpenHandler is the Go name of the method of the handler that runs when a
+// connection opens.
+func (c *Connection) OpenHandler() string { return c.method.Name + "Open" }
+
+// MessageHandler is the Go name of the method of the handler that runs for each
+// message, where clients send more than one.
+func (c *Connection) MessageHandler() string { return c.method.Name + "Message" }
+
+// CloseHandler is the Go name of the method of the handler that runs when a
+// connection has ended.
+func (c *Connection) CloseHandler() string { return c.method.Name + "Close" }
+
+// Type is the Go name of the type of a connection.
+func (c *Connection) Type() string { return c.method.object.Name + c.method.Name + "Conn" }
+
+// ViewType is the Go name of the type of a connection, to read.
+func (c *Connection) ViewType() string { return c.Type() + "View" }
+
+// SetType is the Go name of the type of many connections.
+func (c *Connection) SetType() string { return c.Type() + "s" }
+
+// ViewSetType is the Go name of the type of many connections, to read.
+func (c *Connection) ViewSetType() string { return c.ViewType() + "s" }
+
+// Set is the Go name of the method of a handle that returns the connections.
+func (c *Connection) Set() string { return c.method.Name + "Conns" }
+
+// AutoResponse is the Go name of the method of a handle that returns what is
+// answered without the object; empty where there is nothing of the kind.
+func (c *Connection) AutoResponse() string {
+	if c.method.Shape != BidiStream || c.Resume {
+		return ""
+	}
+	return c.method.Name + "AutoResponse"
+}
 
 // Handler is the Go name of the method of the handler that the alarm runs.
 func (a *Alarm) Handler() string { return a.GoName + "Alarm" }

@@ -151,6 +151,7 @@ func (l *loader) file(file *protogen.File) *File {
 		opts := service.Desc.Options().(*descriptorpb.ServiceOptions)
 		object := proto.GetExtension(opts, durablev1.E_Service).(*durablev1.ServiceOptions).GetObject()
 		if object == nil && !slices.Contains(l.options.objects, string(service.Desc.FullName())) {
+			l.checkNoObject(file, service)
 			continue
 		}
 		o := &Object{
@@ -169,7 +170,9 @@ func (l *loader) file(file *protogen.File) *File {
 			o.Type = o.FullName
 		}
 		for _, method := range service.Methods {
-			o.Methods = append(o.Methods, newMethod(o, method))
+			m := newMethod(o, method)
+			l.addConnection(file, m)
+			o.Methods = append(o.Methods, m)
 		}
 		l.addAlarms(file, o, object.GetAlarms())
 		f.Objects = append(f.Objects, o)
@@ -237,7 +240,7 @@ func (l *loader) checkObject(file *protogen.File, o *Object) {
 		l.diags.addf(file.Proto, at(where, 1), NoMethods, "object %s has no methods", o.ServiceName)
 	}
 	for _, m := range o.Methods {
-		if m.ReadOnly && m.method.Desc.IsStreamingClient() {
+		if m.ReadOnly && m.method.Desc.IsStreamingClient() && m.Connection == nil {
 			l.diags.addf(file.Proto, at(m.method.Location.Path, 4, 34), NoSideEffectsClientStream,
 				"%s: a method to which the client streams cannot be NO_SIDE_EFFECTS", m.method.Desc.Name())
 		}

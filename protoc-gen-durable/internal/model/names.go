@@ -50,15 +50,25 @@ func (l *loader) checkObjectNames(pkg goPackage, o *Object) {
 	} {
 		l.declare(pkg.names, name{text, of, file, where})
 	}
-	methods := scope{}
+	handlers, calls := scope{}, scope{} // methods of the handler, and of the stub
 	var renamed []name
 	for _, m := range o.Methods {
 		where, of := at(m.method.Location.Path, 1), "method "+string(m.method.Desc.FullName())
-		if !l.declare(methods, name{m.Name, of, file, where}) {
+		if !l.declare(calls, name{m.Name, of, file, where}) {
 			continue
 		}
+		for _, text := range m.Handlers() {
+			l.declare(handlers, name{text, of, file, where})
+		}
 		l.declare(pkg.names, name{m.ProcedureConst(), of, file, where})
-		if m.Shape != Unary {
+		// The methods of handles that find connections end as no other method of
+		// a handle does, so they meet none.
+		switch c := m.Connection; {
+		case c != nil:
+			for _, text := range []string{c.Type(), c.ViewType(), c.SetType(), c.ViewSetType()} {
+				l.declare(pkg.names, name{text, of, file, where})
+			}
+		case m.Shape != Unary:
 			l.declare(pkg.names, name{m.Stream(), of, file, where})
 		}
 		if m.StubName != m.Name {
@@ -66,15 +76,15 @@ func (l *loader) checkObjectNames(pkg goPackage, o *Object) {
 		}
 	}
 	for _, n := range renamed {
-		l.declare(methods, n)
+		l.declare(calls, n)
 	}
-	l.checkAlarmNames(pkg, methods, file, o)
+	l.checkAlarmNames(pkg, handlers, file, o)
 }
 
-func (l *loader) checkAlarmNames(pkg goPackage, methods scope, file *protogen.File, o *Object) {
+func (l *loader) checkAlarmNames(pkg goPackage, handlers scope, file *protogen.File, o *Object) {
 	for _, a := range o.Alarms {
 		of := a.What() + " of " + o.FullName
-		if !l.declare(methods, name{a.Handler(), of, file, a.path}) {
+		if !l.declare(handlers, name{a.Handler(), of, file, a.path}) {
 			continue
 		}
 		l.declare(pkg.names, name{a.Info(), of, file, a.path})

@@ -53,10 +53,25 @@ func (l *loader) index() {
 	}
 }
 
-// payload returns the message that the alarm of a file gives as its payload, and
-// nil after it told what is wrong.
-func (l *loader) payload(
-	file *protogen.File, a *Alarm, name string, addf func(code Code, format string, args ...any),
+// A reference is a meaning of the name of a message.
+type reference struct {
+	what                             string
+	unknown, notMessage, notImported Code
+}
+
+var (
+	payloadReference = reference{
+		what: "payload", unknown: AlarmPayloadUnknown, notMessage: AlarmPayloadType, notImported: AlarmPayloadNotImported,
+	}
+	attachmentReference = reference{
+		what: "attachment", unknown: AttachmentUnknown, notMessage: AttachmentType, notImported: AttachmentNotImported,
+	}
+)
+
+// message returns the message that an option of a file names, and nil after it
+// told what is wrong. of says whose option it is.
+func (l *loader) message(
+	file *protogen.File, r reference, of, name string, addf func(code Code, format string, args ...any),
 ) *protogen.GoIdent {
 	visible := map[*protogen.File]bool{file: true}
 	l.addImports(visible, file, false)
@@ -64,13 +79,13 @@ func (l *loader) payload(
 	if s == nil {
 		s = l.find(file.Desc.Package(), name, func(*protogen.File) bool { return true })
 	}
-	switch of := a.What() + " of " + a.object.ServiceName; {
+	switch {
 	case s == nil:
-		addf(AlarmPayloadUnknown, "the payload %q of %s is no message of this file or of those that it imports", name, of)
+		addf(r.unknown, "the %s %q of %s is no message of this file or of those that it imports", r.what, name, of)
 	case s.kind != messageSymbol:
-		addf(AlarmPayloadType, "the payload %q of %s is the %s %s: payloads are messages", name, of, s.kind, s.name)
+		addf(r.notMessage, "the %s %q of %s is the %s %s: %[1]ss are messages", r.what, name, of, s.kind, s.name)
 	case !visible[s.file]:
-		addf(AlarmPayloadNotImported, "the payload %q of %s is in %s, which this file does not import", name, of, s.file.Desc.Path())
+		addf(r.notImported, "the %s %q of %s is in %s, which this file does not import", r.what, name, of, s.file.Desc.Path())
 	default:
 		return &s.message.GoIdent
 	}

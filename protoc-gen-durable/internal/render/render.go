@@ -34,7 +34,7 @@ type printer struct {
 	imports map[string]bool
 
 	// Parameters and receivers: what they are called where no import is.
-	self, ctx, tx, view, stream, req, opts, reg, newHandler, conn, id, name, text, fn, turns, alarm, alarms string
+	self, ctx, tx, view, stream, req, opts, reg, newHandler, conn, id, name, text, fn, turns, alarm, alarms, tags, cause string
 }
 
 // newPrinter learns how the imports are called in the file. Bodies refer to
@@ -48,6 +48,9 @@ func newPrinter(g *protogen.GeneratedFile, f *model.File) *printer {
 		for _, m := range o.Methods {
 			p.qualify(m.Request)
 			p.qualify(m.Response)
+			if m.Connection != nil && m.Connection.Attachment != nil {
+				p.qualify(*m.Connection.Attachment)
+			}
 		}
 		for _, a := range o.Alarms {
 			if a.Payload != nil {
@@ -59,6 +62,7 @@ func newPrinter(g *protogen.GeneratedFile, f *model.File) *printer {
 		"s": &p.self, "ctx": &p.ctx, "tx": &p.tx, "view": &p.view, "stream": &p.stream, "req": &p.req, "opts": &p.opts,
 		"r": &p.reg, "newHandler": &p.newHandler, "conn": &p.conn, "id": &p.id, "name": &p.name, "text": &p.text,
 		"fn": &p.fn, "turns": &p.turns, "alarm": &p.alarm, "alarms": &p.alarms,
+		"tags": &p.tags, "cause": &p.cause,
 	} {
 		for p.imports[name] {
 			name += "_"
@@ -87,6 +91,11 @@ func (p *printer) header(f *model.File) {
 	p.P()
 	p.P("// If this line does not compile, the durable module is older than its generator: update it, or generate again.")
 	p.P("const _ = ", p.durable("SupportsGenerated1"))
+	if f.Hibernates() {
+		p.P()
+		p.P("// This line says the same of a module that does not know hibernatable methods.")
+		p.P("const _ = ", p.durable("SupportsGenerated2"))
+	}
 }
 
 func (p *printer) object(f *model.File, o *model.Object) {
@@ -100,7 +109,11 @@ func (p *printer) object(f *model.File, o *model.Object) {
 	p.handler(o)
 	p.unimplemented(o)
 	for _, m := range o.Methods {
-		p.streamType(o, m)
+		if m.Connection != nil {
+			p.connection(o, m)
+		} else {
+			p.streamType(o, m)
+		}
 	}
 	p.register(f, o)
 	p.client(o)
@@ -155,6 +168,10 @@ func (p *printer) handler(o *model.Object) {
 	p.comment(o.Handler()+" is implemented by the type that holds the behaviour of a "+o.Name+".", o.Comment, o.Deprecated)
 	p.P("type ", o.Handler(), " interface {")
 	for _, m := range o.Methods {
+		if m.Connection != nil {
+			p.connectionHandler(o, m)
+			continue
+		}
 		p.lines(cmp.Or(m.Comment, m.Name+" serves "+m.Procedure+"."), m.Deprecated)
 		p.P(m.Name, p.handlerSignature(o, m, true))
 	}
@@ -169,6 +186,10 @@ func (p *printer) unimplemented(o *model.Object) {
 	p.comment(o.Unimplemented()+" answers every method with an error that says so. Embed it by value.", "", o.Deprecated)
 	p.P("type ", o.Unimplemented(), " struct{}")
 	for _, m := range o.Methods {
+		if m.Connection != nil {
+			p.unimplementedConnection(o, m)
+			continue
+		}
 		p.comment(m.Name+" implements ["+o.Handler()+"].", "", m.Deprecated)
 		p.P("func (", o.Unimplemented(), ") ", m.Name, p.handlerSignature(o, m, false), " {")
 		result := p.durable("Unimplemented") + "(" + m.ProcedureConst() + ")"
@@ -220,6 +241,15 @@ func (p *printer) handlerSignature(o *model.Object, m *model.Method, named bool)
 	if m.Shape == model.ClientStream || m.Shape == model.BidiStream {
 		params = params[:4]
 	}
+	if m.Shape == model.Unary || m.Shape == model.ClientStream {
+		return "(" + parameters(params, named) + ") (*" + p.qualify(m.Response) + ", error)"
+	}
+	return "(" + parameters(params, named) + ") error"
+}
+
+// parameters returns a list of parameters, which alternate with their types, with
+// their names or without.
+func parameters(params []string, named bool) string {
 	var list []string
 	for i := 0; i < len(params); i += 2 {
 		if named {
@@ -228,10 +258,7 @@ func (p *printer) handlerSignature(o *model.Object, m *model.Method, named bool)
 			list = append(list, params[i+1])
 		}
 	}
-	if m.Shape == model.Unary || m.Shape == model.ClientStream {
-		return "(" + strings.Join(list, ", ") + ") (*" + p.qualify(m.Response) + ", error)"
-	}
-	return "(" + strings.Join(list, ", ") + ") error"
+	return strings.Join(list, ", ")
 }
 
 func (p *printer) register(f *model.File, o *model.Object) {
@@ -243,7 +270,11 @@ func (p *printer) register(f *model.File, o *model.Object) {
 	p.P("return ", p.durable("Register"), "(", p.reg, ", ", o.TypeConst(), ", ",
 		p.qualify(f.Descriptor), ".Services().ByName(", strconv.Quote(o.ServiceName), "), ", p.newHandler, ", ", p.opts, ",")
 	for _, m := range o.Methods {
-		p.P(p.durable(describe(m)), "(", m.ProcedureConst(), ", ", o.Handler(), ".", m.Name, "),")
+		handlers := m.Handlers()
+		for i, handler := range handlers {
+			handlers[i] = o.Handler() + "." + handler
+		}
+		p.P(p.durable(describe(m)), "(", m.ProcedureConst(), ", ", strings.Join(handlers, ", "), "),")
 	}
 	for _, a := range o.Alarms {
 		function := "AlarmHandler"
@@ -259,6 +290,8 @@ func (p *printer) register(f *model.File, o *model.Object) {
 // describe is the function of package durable that describes such a method.
 func describe(m *model.Method) string {
 	switch {
+	case m.Connection != nil:
+		return describeConnection(m)
 	case m.Shape == model.BidiStream:
 		return "BidiStream"
 	case m.Shape == model.ClientStream:
