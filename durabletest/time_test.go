@@ -169,6 +169,7 @@ func TestRunAlarm(t *testing.T) { // TEST-04, ALM-44
 func (o alarmLab) activation() int64 {
 	o.t.Helper()
 	o.act(set("never_again", 0))
+	time.Sleep(time.Millisecond) // alarms are due at whole ones
 	synctest.Wait()
 	began := o.events().GetBegan()
 	return began[len(began)-1].GetActivation()

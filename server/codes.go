@@ -1,8 +1,10 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"connectrpc.com/connect/v2"
@@ -23,6 +25,7 @@ type verdict struct {
 	limit   *durablev1.Limit
 	chain   []string
 	sql     *durablev1.SqlError
+	close   durable.CloseCode // of a connection; 0: the one that belongs to the code
 }
 
 type flags uint8
@@ -83,6 +86,15 @@ var sentinels = []struct {
 		code: connect.CodeAborted, reason: durablev1.ErrorReason_ERROR_REASON_IDEMPOTENCY_CUT_OFF,
 		message: "a call with this idempotency key was cut off half way, and is not run again", flags: outcomeUnknown,
 	}},
+	{durable.ErrConnClosed, verdict{
+		code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_CONNECTION_CLOSED,
+		message: "the handler used a connection that is closed",
+	}},
+	{durable.ErrSlowPeer, verdict{
+		code: connect.CodeResourceExhausted, reason: durablev1.ErrorReason_ERROR_REASON_SLOW_PEER,
+		message: "the connection was closed: its peer reads too slowly",
+	}},
+	{durable.ErrResumeTooOld, verdict{code: connect.CodeOutOfRange, reason: durablev1.ErrorReason_ERROR_REASON_RESUME_TOO_OLD}},
 	{durable.ErrNoObject, verdict{code: connect.CodeNotFound, message: "the object does not exist"}},
 	{durable.ErrTxDone, verdict{code: connect.CodeInternal, reason: durablev1.ErrorReason_ERROR_REASON_TX_DONE}},
 	{durable.ErrMethodUnknown, verdict{code: connect.CodeUnimplemented, reason: durablev1.ErrorReason_ERROR_REASON_METHOD_UNKNOWN}},
@@ -171,6 +183,7 @@ func judge(err error) (v verdict) {
 		migration   *durable.MigrationError
 		scan        *durable.ScanError
 		onceKey     *idempotencyKeyError
+		closed      *durable.CloseError
 		coded       *connect.Error
 	)
 	switch {
@@ -189,6 +202,12 @@ func judge(err error) (v verdict) {
 			return verdict{code: connect.CodeUnknown, message: "a call that the handler made failed", flags: byHandler}
 		}
 		v = verdict{code: coded.Code(), message: coded.Message(), flags: byHandler}
+	case errors.As(err, &closed):
+		v = verdict{
+			code: connectCode(closed.Code), reason: durablev1.ErrorReason_ERROR_REASON_CONNECTION_CLOSED,
+			message: cmp.Or(closed.Reason, fmt.Sprintf("the connection was closed with code %d", int(closed.Code))),
+			flags:   byHandler, close: closed.Code,
+		}
 	case errors.As(err, &migration):
 		v = judgeMigration(migration)
 	case errors.As(err, &scan):
@@ -326,6 +345,7 @@ func answer(err error, r *route, id durable.ID, hadEffects bool) *connect.Error 
 		Limit:          v.limit,
 		Chain:          v.chain,
 		Sql:            v.sql,
+		CloseCode:      int32(v.close), //nolint:gosec // at most 4999
 	}
 	if r != nil {
 		info.ObjectType = r.typ.Name

@@ -61,7 +61,7 @@ func judgeMigration(e *durable.MigrationError) verdict {
 	if e.Err == nil { // the database and the program do not fit together
 		return verdict{
 			code: connect.CodeFailedPrecondition, reason: durablev1.ErrorReason_ERROR_REASON_SQL,
-			message: cut(what),
+			message: cut(what, maxSQLText),
 		}
 	}
 	v := judge(e.Err)
@@ -74,7 +74,7 @@ func judgeMigration(e *durable.MigrationError) verdict {
 	if v.message == "" {
 		v.message = "it failed"
 	}
-	v.message = cut(what + ": " + v.message)
+	v.message = cut(what+": "+v.message, maxSQLText)
 	return v
 }
 
@@ -84,7 +84,7 @@ const maxSQLText = 1024
 
 // sqlDetail is the error as the caller sees it in the details.
 func sqlDetail(e *durable.SQLError) *durablev1.SqlError {
-	d := &durablev1.SqlError{Code: e.Code, Constraint: cut(e.Constraint)}
+	d := &durablev1.SqlError{Code: e.Code, Constraint: cut(e.Constraint, maxSQLText)}
 	if e.Offset >= 0 {
 		offset := int32(e.Offset) //nolint:gosec // a statement has at most 1e9 bytes
 		d.Offset = &offset
@@ -103,7 +103,7 @@ func sqlMessage(e *durable.SQLError) string {
 	case !isSQLCode(e.Code, "SQLITE_CONSTRAINT"): // there it is of the schema
 		said.Message = withoutQuotes(e.Message)
 	}
-	return cut(text(&said))
+	return cut(text(&said), maxSQLText)
 }
 
 // plain are words and signs that are no values.
@@ -126,11 +126,11 @@ func withoutQuotes(message string) string {
 	return message
 }
 
-// cut returns the beginning of a text, as valid UTF-8.
-func cut(s string) string {
+// cut returns the beginning of a text, of at most limit bytes, as valid UTF-8.
+func cut(s string, limit int) string {
 	s = strings.ToValidUTF8(s, "\uFFFD")
-	if len(s) > maxSQLText {
-		s = strings.ToValidUTF8(s[:maxSQLText-len("…")], "") + "…"
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit-len("…")], "") + "…"
 	}
 	return s
 }

@@ -103,7 +103,7 @@ func TestSQLMessages(t *testing.T) {
 		})
 	}
 	for _, s := range []string{strings.Repeat("é", maxSQLText), "x" + strings.Repeat("é", maxSQLText), strings.Repeat("\xffé", maxSQLText), "\xff"} {
-		if got := cut(s); !utf8.ValidString(got) || len(got) > maxSQLText || len(s) > maxSQLText && len(got) < maxSQLText-3 {
+		if got := cut(s, maxSQLText); !utf8.ValidString(got) || len(got) > maxSQLText || len(s) > maxSQLText && len(got) < maxSQLText-3 {
 			t.Errorf("%d bytes of %q, valid: %v", len(got), got[:min(20, len(got))], utf8.ValidString(got))
 		}
 	}

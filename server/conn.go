@@ -110,6 +110,7 @@ func (c conn) OpenStream(ctx context.Context, call *durable.Call) (durable.Clien
 		requests:  make(chan proto.Message),
 		responses: make(chan proto.Message),
 		done:      make(chan struct{}),
+		finished:  make(chan struct{}),
 		draining:  c.s.host.Draining(),
 	}
 	sctx, info := localInfo(ctx, call)
@@ -122,7 +123,7 @@ func (c conn) OpenStream(ctx context.Context, call *durable.Call) (durable.Clien
 		if k.name == "" {
 			outer = candidate{source: "stub", text: k.id.String(), isID: true}
 		}
-		if err := c.s.stream(sctx, r, []candidate{outer}, serverEnd{p}); err != nil {
+		if err := c.s.stream(sctx, r, []candidate{outer}, serverEnd{p: p}); err != nil {
 			var made *connect.Error
 			if errors.As(err, &made) {
 				p.err = &innerError{made}
@@ -145,7 +146,9 @@ type localStream struct {
 	requests  chan proto.Message
 	responses chan proto.Message
 	closeSend sync.Once
-	done      chan struct{}   // closed when the handler has returned
+	done      chan struct{} // closed when the handler has returned
+	finished  chan struct{} // closed when a connection is over
+	finish    sync.Once
 	err       error           // what it returned
 	header    http.Header     // of the response; the handler's end sets it before the first
 	sent      bool            // the handler's end sent one
@@ -232,15 +235,44 @@ func (p *localStream) Close() error {
 }
 
 // serverEnd is the handler's end of a localStream.
-type serverEnd struct{ p *localStream }
+type serverEnd struct {
+	clones
+	p *localStream
+}
 
-// Send implements [actor.StreamPort].
-func (e serverEnd) Send(msg proto.Message) error {
+// sendForm implements [network].
+func (e serverEnd) sendForm(form any, timeout time.Duration) error {
+	if form == nil {
+		return nil // headers leave with the first message
+	}
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	e.first()
+	select {
+	case e.p.responses <- proto.Clone(form.(proto.Message)):
+		return nil
+	case <-e.p.ctx.Done():
+		return context.Cause(e.p.ctx)
+	case <-timer.C:
+		return slowPeer(durable.ErrSlowPeer)
+	}
+}
+
+// finish implements [network].
+func (e serverEnd) finish(error, bool) { e.p.finish.Do(func() { close(e.p.finished) }) }
+
+// first makes the headers of the response ready before its first message.
+func (e serverEnd) first() {
 	if p := e.p; !p.sent {
 		p.sent = true
 		header, _ := p.info.Response()
 		p.header = header.Clone() // the handler may go on to use its own
 	}
+}
+
+// Send implements [actor.StreamPort].
+func (e serverEnd) Send(msg proto.Message) error {
+	e.first()
 	select {
 	case e.p.responses <- proto.Clone(msg):
 		return nil
@@ -263,6 +295,8 @@ func (e serverEnd) Receive(msg proto.Message) error {
 		return nil
 	case <-e.p.draining.Done():
 		return durable.ErrStreamDrained
+	case <-e.p.finished:
+		return errFinished
 	case <-e.p.ctx.Done():
 		return context.Cause(e.p.ctx)
 	}

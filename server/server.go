@@ -77,6 +77,7 @@ func New(ctx context.Context, engine storage.Engine, opts ...Option) (*Server, e
 		MaxActive: s.opts.maxActive,
 		MaxMemory: s.opts.maxMemory,
 		MaxAlarms: s.opts.maxAlarms,
+		CloseCode: closeStatus,
 		Logger:    s.opts.logger,
 	})
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 
 // stream runs a streaming call: it finds out which object it is for, if need be
 // from the first message, and hands it to the host.
-func (s *Server) stream(ctx context.Context, r *route, outer []candidate, port actor.StreamPort) error {
+func (s *Server) stream(ctx context.Context, r *route, outer []candidate, port network) error {
 	k, err := r.outer(outer)
 	if err != nil {
 		return wireError(err, r, durable.ID{})
@@ -43,7 +43,12 @@ func (s *Server) stream(ctx context.Context, r *route, outer []candidate, port a
 			return wireError(err, r, durable.ID{})
 		}
 	}
-	err = s.host.Stream(ctx, actor.Call{Type: r.typ, Method: r.method, ID: p.key.id, Name: p.key.name}, p, req)
+	call := actor.Call{Type: r.typ, Method: r.method, ID: p.key.id, Name: p.key.name}
+	if r.method.Connection != nil {
+		err = s.host.Hold(ctx, call, &connEnd{network: port, keyed: p, ctx: ctx}, req)
+	} else {
+		err = s.host.Stream(ctx, call, p, req)
+	}
 	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), durable.ErrStreamDrained) {
 		err = durable.ErrStreamDrained // it is not the caller who left
 	}
@@ -140,6 +145,7 @@ const drainSendTime = 5 * time.Second
 
 // An httpPort is the network end of a streaming call.
 type httpPort struct {
+	clones
 	stream     connect.ServerStream
 	call       *durable.CallInfo
 	info       *connect.CallInfo
@@ -158,16 +164,9 @@ type httpPort struct {
 // time that is left for sending. After end it does nothing.
 func (p *httpPort) interrupt() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.mu.drained = true
-	if p.mu.writer == nil {
-		return
-	}
-	deadlines := http.NewResponseController(p.mu.writer)
-	_ = deadlines.SetWriteDeadline(time.Now().Add(drainSendTime))
-	if p.mu.reading {
-		_ = deadlines.SetReadDeadline(time.Unix(1, 0))
-	}
+	p.mu.Unlock()
+	p.deadlines(time.Now().Add(drainSendTime), time.Unix(1, 0))
 }
 
 // end gives the response writer back to package http.
@@ -208,4 +207,48 @@ func (p *httpPort) ended(err error) error {
 		return durable.ErrStreamDrained
 	}
 	return err
+}
+
+// sendForm implements [network].
+func (p *httpPort) sendForm(form any, timeout time.Duration) error {
+	timer := time.AfterFunc(timeout, func() { p.deadlines(time.Unix(1, 0), time.Time{}) })
+	var err error
+	if form == nil {
+		if !p.responded {
+			p.responded = true
+			respond(p.call, p.info)
+		}
+		err = p.stream.SendHeaders()
+	} else {
+		err = p.Send(form.(proto.Message))
+	}
+	if !timer.Stop() && err != nil {
+		return slowPeer(err)
+	}
+	return err
+}
+
+// finish implements [network].
+func (p *httpPort) finish(_ error, drop bool) {
+	if drop {
+		p.deadlines(time.Unix(1, 0), time.Unix(1, 0))
+		return
+	}
+	p.deadlines(time.Time{}, time.Unix(1, 0))
+}
+
+// deadlines sets the deadlines that are not zero. After end it does nothing.
+func (p *httpPort) deadlines(write, read time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.writer == nil {
+		return
+	}
+	control := http.NewResponseController(p.mu.writer)
+	if !write.IsZero() {
+		_ = control.SetWriteDeadline(write)
+	}
+	if !read.IsZero() && p.mu.reading {
+		_ = control.SetReadDeadline(read)
+	}
 }

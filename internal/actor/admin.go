@@ -42,6 +42,7 @@ type Description struct {
 	// about how many it takes in the store, as far as that can tell.
 	StoredBytes int64
 	Active      bool // it is in memory
+	Connections int  // that are open
 	Alarms      []durable.AlarmStatus
 }
 
@@ -88,7 +89,7 @@ func (h *Host) bareTurn(ctx context.Context, typ *Type, id durable.ID, a access,
 func (h *Host) Describe(ctx context.Context, typ *Type, id durable.ID) (d Description, err error) {
 	err = h.bareTurn(ctx, typ, id, shared, func(t *turn) error {
 		act := t.act
-		d.Active = act.handler != nil
+		d.Active, d.Connections = act.handler != nil, t.o.connCount()
 		d.Name, d.Exists = t.name, act.exists
 		if !act.exists {
 			return nil
@@ -162,17 +163,20 @@ func (h *Host) Update(ctx context.Context, typ *Type, id durable.ID, name string
 
 // Abort drops the activation of an object at once, without waiting for its
 // turns: their contexts end, their handles are dead, and they and the calls that
-// wait fail with a [durable.AbortError]. It reports whether there was one.
+// wait fail with a [durable.AbortError]. Connections are closed with it, also those of
+// an object that is not in memory. It reports whether there was an activation.
 func (h *Host) Abort(_ context.Context, typ *Type, id durable.ID, reason string) (was bool, err error) {
 	err = h.with(typ, id, func(o *object) error {
 		o.mu.Lock()
 		act, turns := o.act, slices.Clone(o.running)
 		o.mu.Unlock()
+		aborted := &durable.AbortError{Reason: reason}
 		if act == nil {
+			o.disconnect(aborted, false)
 			return nil
 		}
 		was = true
-		o.reset(act, &durable.AbortError{Reason: reason})
+		o.reset(act, aborted)
 		for _, t := range turns {
 			if t.act == act {
 				t.cutOff()
@@ -183,8 +187,8 @@ func (h *Host) Abort(_ context.Context, typ *Type, id durable.ID, reason string)
 	return was, err
 }
 
-// Delete removes everything that an object has stored, and drops its activation,
-// after the turns that came before. It reports whether the object existed, and
+// Delete removes everything that an object has stored, drops its activation and
+// closes its connections, after the turns that came before. It reports whether the object existed, and
 // returns when that is durable.
 func (h *Host) Delete(ctx context.Context, typ *Type, id durable.ID) (bool, error) {
 	err := h.change(ctx, typ, id, func(t *turn) error {
@@ -195,6 +199,7 @@ func (h *Host) Delete(ctx context.Context, typ *Type, id durable.ID) (bool, erro
 			return err
 		}
 		t.o.retire(t.act)
+		t.o.disconnect(durable.ErrNoObject, true)
 		return nil
 	})
 	if errors.Is(err, durable.ErrNoObject) {

@@ -32,6 +32,9 @@ type Options struct {
 	MaxMemory int64
 	// MaxAlarms is how many alarms run at once. Default 1024.
 	MaxAlarms int
+	// CloseCode tells handlers with which code and reason a connection was closed
+	// that the runtime closed with an error. Default: 1011 and its text.
+	CloseCode func(error) (durable.CloseCode, string)
 	// Logger gets panics and failures of the store. Default: nothing.
 	Logger *slog.Logger
 }
@@ -44,11 +47,14 @@ type Host struct {
 	conn    durable.Conn
 	sql     storage.SQLEngine
 	log     *slog.Logger
+	// closeCode is that of the options.
+	closeCode func(error) (durable.CloseCode, string)
 
 	shards [storage.Shards]ownedShard
 	table  [64]bucket
 	alarms *scheduler
 	life   life
+	conns  atomic.Int64 // open connections
 
 	mu struct {
 		sync.Mutex
@@ -57,6 +63,7 @@ type Host struct {
 		draining bool
 		watching bool          // turns are looked at again
 		calls    int           // calls and streams under way
+		held     int           // connections
 		idle     chan struct{} // closed when draining and calls is 0
 	}
 	drain     context.Context // ended when draining begins, for streams
@@ -103,7 +110,10 @@ func (t *Type) StorageID() storage.TypeID { return t.id }
 // NewHost claims every shard that session can get and returns a host for their
 // objects.
 func NewHost(ctx context.Context, info storage.Info, session storage.Session, opts Options) (*Host, error) {
-	h := &Host{session: session, info: info, conn: opts.Conn, sql: opts.SQL, log: opts.Logger}
+	h := &Host{session: session, info: info, conn: opts.Conn, sql: opts.SQL, log: opts.Logger, closeCode: opts.CloseCode}
+	if h.closeCode == nil {
+		h.closeCode = func(err error) (durable.CloseCode, string) { return 1011, err.Error() }
+	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
@@ -245,14 +255,19 @@ func (h *Host) finish() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.mu.calls--
-	if h.mu.calls == 0 && h.mu.draining {
+	h.noteIdle()
+}
+
+// noteIdle tells a drain that nothing is under way any more. The caller holds mu.
+func (h *Host) noteIdle() {
+	if h.mu.calls == 0 && h.mu.held == 0 && h.mu.draining {
 		close(h.mu.idle)
 		h.mu.idle = make(chan struct{}) // nothing closes twice
 	}
 }
 
 // Drain refuses new calls with [durable.ErrDraining], ends open streams with
-// [durable.ErrStreamDrained], runs no more alarms, and returns when no call is
+// [durable.ErrStreamDrained], and connections after what was sent to them, runs no more alarms, and returns when no call is
 // under way and handlers know that they are dropped, or when ctx ends.
 func (h *Host) Drain(ctx context.Context) error {
 	h.mu.Lock()
@@ -260,10 +275,11 @@ func (h *Host) Drain(ctx context.Context) error {
 	if h.mu.idle == nil {
 		h.mu.idle = make(chan struct{})
 	}
-	idle, calls := h.mu.idle, h.mu.calls
+	idle, busy := h.mu.idle, h.mu.calls+h.mu.held > 0
 	h.mu.Unlock()
 	h.stopDrain()
-	if calls == 0 {
+	h.disconnectAll(durable.ErrStreamDrained)
+	if !busy {
 		return h.leaveAll(ctx)
 	}
 	select {
@@ -272,7 +288,7 @@ func (h *Host) Drain(ctx context.Context) error {
 	case <-ctx.Done():
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		return fmt.Errorf("drain: %d calls are still under way: %w", h.mu.calls, ctx.Err())
+		return fmt.Errorf("drain: %d calls and %d connections are still under way: %w", h.mu.calls, h.mu.held, ctx.Err())
 	}
 }
 
@@ -335,11 +351,13 @@ func (h *Host) release(o *object) {
 		return
 	}
 	o.mu.Lock()
-	active, settled := o.act != nil, o.isSettled()
+	active, settled, held := o.act != nil, o.isSettled(), o.hasConns()
 	o.mu.Unlock()
 	switch {
 	case !active && settled:
-		b.remove(o)
+		if !held {
+			b.remove(o)
+		}
 	case !active:
 		h.life.watch(o, time.Now().Add(settlePause))
 	case !o.typ.KeepActive:
@@ -389,6 +407,9 @@ func (h *Host) Evict(ctx context.Context, typ *Type, id durable.ID) (bool, error
 	}
 	return was, nil
 }
+
+// Connections returns how many connections are open.
+func (h *Host) Connections() int { return int(h.conns.Load()) }
 
 // Active returns how many objects are in memory.
 func (h *Host) Active() int { return int(h.life.active.Load()) }

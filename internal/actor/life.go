@@ -144,7 +144,9 @@ func (l *life) decide(o *object, force bool) *activation {
 	act, settled := o.act, o.isSettled()
 	switch over := o.idleSince.Add(o.typ.Limits.IdleTimeout); {
 	case act == nil && settled:
-		b.remove(o)
+		if !o.hasConns() {
+			b.remove(o)
+		}
 		return nil
 	case act != nil && o.typ.KeepActive:
 		return nil
@@ -160,7 +162,9 @@ func (l *life) decide(o *object, force bool) *activation {
 		return act
 	}
 	o.drop(act)
-	b.remove(o)
+	if !o.hasConns() {
+		b.remove(o)
+	}
 	return act
 }
 

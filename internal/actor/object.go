@@ -34,6 +34,7 @@ type object struct {
 	running  []*turn       // also those that are away
 	ended    chan struct{} // closed when no turn is running; nil while nobody waits for that
 	alarming chan struct{} // holds a token while an alarm runs; nil before the first
+	conns    *connections  // nil before the first
 	act      *activation   // nil: not in memory
 	// last is the newest commit; confirmed the newest that replies wait for.
 	last, confirmed *storage.Pending
@@ -143,7 +144,7 @@ func (o *object) retire(act *activation) {
 }
 
 // reset ends the activation: the turns that run on it, and every call that
-// waits, fail with err.
+// waits, fail with err, and connections are closed with it.
 func (o *object) reset(act *activation, err error) {
 	act.end(err)
 	defer act.release()
@@ -151,12 +152,16 @@ func (o *object) reset(act *activation, err error) {
 		o.host.reclaimSoon(o.shardID)
 	}
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.drop(act) {
+	dropped := o.drop(act)
+	if dropped {
 		if !errors.Is(err, durable.ErrReset) { // these did not even begin
 			err = resetBy(err)
 		}
 		o.queue.fail(err)
+	}
+	o.mu.Unlock()
+	if dropped || errors.Is(err, durable.ErrCommitFailed) {
+		o.disconnect(err, false)
 	}
 }
 
@@ -212,6 +217,9 @@ func (o *object) settled() *activation {
 	o.mu.Unlock()
 	if last != nil {
 		if done, err := last.Resolved(); done {
+			if err != nil {
+				o.disconnect(commitFailed(err), false)
+			}
 			if err != nil && act != nil {
 				act.end(commitFailed(err)) // before the failure is forgotten
 				o.retire(act)
@@ -227,6 +235,7 @@ func (o *object) settled() *activation {
 	if act != nil && act.shard.lost() {
 		act.end(durable.ErrNotOwner)
 		o.retire(act)
+		o.disconnect(durable.ErrNotOwner, false)
 		act = nil
 	}
 	return act

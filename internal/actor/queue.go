@@ -133,6 +133,9 @@ type wish struct {
 	// activates wishes are for turns of an activation: a shared one begins as an
 	// exclusive one where there is none, to run the constructor first.
 	activates bool
+	// waits wishes are not refused for the number of those that wait: events of
+	// connections, each of which has one.
+	waits bool
 }
 
 // enter waits until a turn of the object may begin, and returns what it is.
@@ -189,7 +192,7 @@ func (o *object) line(want wish) (access, *waiter, error) {
 		return a, nil, nil
 	}
 	if !want.known {
-		if n := len(o.queue.waiting); n >= limits.MaxQueuedCalls {
+		if n := len(o.queue.waiting); n >= limits.MaxQueuedCalls && !want.waits {
 			o.mu.Unlock()
 			return a, nil, &durable.OverloadError{Limit: "queued calls", Max: int64(limits.MaxQueuedCalls), Actual: int64(n)}
 		}

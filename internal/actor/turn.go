@@ -62,6 +62,7 @@ type turn struct {
 	sqlDB     *sql.DB            // nil before the first use
 	committed bool               // something, in this turn
 	tasks     []task             // of Go, not begun
+	conns     turnConns
 
 	// For the watchdog.
 
@@ -73,6 +74,7 @@ type turn struct {
 // A level is a savepoint.
 type level struct {
 	begin  int // in the undo list
+	conns  int // in the effects on connections
 	number int // tells it from others of the turn, at the same depth too
 }
 
@@ -141,6 +143,9 @@ func (t *turn) discard() bool {
 	}
 	t.overlay = overlay{}
 	t.tasks = nil
+	wrote = wrote || t.conns.wrote
+	t.conns.rollback(0)
+	t.conns = turnConns{}
 	return wrote
 }
 
@@ -269,6 +274,7 @@ func (t *turn) commitLocked(last bool) error {
 	if !v.dirty() && !pendingSQL && !remember {
 		v.wrote = false // what savepoints undid before a commit point is settled
 		t.startTasks()
+		t.leaveConns()
 		return nil
 	}
 	if err := t.act.err(); err != nil {
@@ -307,6 +313,7 @@ func (t *turn) commitLocked(last bool) error {
 		t.once.marked = true
 	}
 	t.startTasks()
+	t.leaveConns()
 	return nil
 }
 
@@ -471,7 +478,7 @@ func (t *turn) beginLevel() (number int, err error) {
 		}
 	}
 	t.begun++
-	t.levels = append(t.levels, level{begin: len(t.overlay.undo), number: t.begun})
+	t.levels = append(t.levels, level{begin: len(t.overlay.undo), conns: len(t.conns.effects), number: t.begun})
 	return t.begun, nil
 }
 
@@ -508,8 +515,11 @@ func (t *turn) endLevel(number int, keep, force bool) error {
 
 func (t *turn) endInnermost(keep bool) {
 	last := len(t.levels) - 1
-	begin := t.levels[last].begin
+	begin, conns := t.levels[last].begin, t.levels[last].conns
 	t.levels = t.levels[:last]
+	if !keep {
+		t.conns.rollback(conns)
+	}
 	if !keep && begin <= len(t.overlay.undo) {
 		t.overlay.rollback(begin)
 	}

@@ -1,6 +1,6 @@
 // Package lab has objects that tests drive from outside: a counter, a recorder
 // that misbehaves on request, and others that pass steps on to their handles, to
-// their SQL databases and to their alarms.
+// their SQL databases, their alarms and their connections.
 package lab
 
 import (
@@ -29,6 +29,9 @@ type Lab struct {
 	// Handled counts the writing methods of recorders that began.
 	Handled atomic.Int64
 
+	// Chat says what chat labs do.
+	Chat Chat
+
 	alarms alarmScripts
 }
 
@@ -37,6 +40,7 @@ func (l *Lab) Register(r durable.Registrar) error {
 	return errors.Join(
 		labv1durable.RegisterCounter(r, l.newCounter, l.Options...),
 		labv1durable.RegisterRecorder(r, l.newRecorder, l.Options...),
+		labv1durable.RegisterChatLab(r, l.newChatLab, l.Options...),
 		labv1durable.RegisterKVLab(r, l.newKVLab, l.Options...),
 		labv1durable.RegisterSQLLab(r, l.newSQLLab, l.Options...),
 		labv1durable.RegisterAlarmLab(r, l.newAlarmLab, l.Options...),

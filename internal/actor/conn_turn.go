@@ -1,0 +1,316 @@
+package actor
+
+import (
+	"fmt"
+	"iter"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+
+	durable "github.com/durable-go/durable"
+)
+
+// turnConns is what a turn did to connections since its last commit point. What
+// handlers see is changed at once, since no other turn runs, and changed back when
+// the turn is rolled back; what peers see leaves after the commit.
+type turnConns struct {
+	effects []connEffect
+	wrote   bool // something that handlers see was changed, savepoints that were rolled back included
+}
+
+// A connEffect is one thing that a turn did. One of the fields after c says what.
+type connEffect struct {
+	c      *conn
+	form   sized // of a message
+	isForm bool
+	end    *ending
+	undo   func()
+}
+
+// rollback undoes everything after the first n effects.
+func (v *turnConns) rollback(n int) {
+	for _, e := range slices.Backward(v.effects[min(n, len(v.effects)):]) {
+		switch {
+		case e.isForm:
+			e.c.unreserve(e.form.size)
+		case e.end != nil:
+			e.c.mu.Lock()
+			e.c.closing = false
+			e.c.mu.Unlock()
+		default:
+			e.undo()
+		}
+	}
+	v.effects = v.effects[:min(n, len(v.effects))]
+}
+
+// leaveConns lets what the turn did to connections leave, after everything that
+// the object has committed by now. The caller holds mu, and has committed.
+func (t *turn) leaveConns() {
+	effects := t.conns.effects
+	t.conns = turnConns{}
+	if len(effects) == 0 {
+		return
+	}
+	items := make([]departing, 0, len(effects))
+	for _, e := range effects {
+		switch {
+		case e.isForm:
+			e.c.gate(e.form.size)
+			items = append(items, departing{c: e.c, sized: e.form})
+		case e.end != nil:
+			items = append(items, departing{c: e.c, end: e.end})
+		}
+	}
+	if len(items) > 0 {
+		t.o.depart(t.o.now(t.act), items)
+	}
+}
+
+// note notes an effect. The caller holds mu.
+func (t *turn) noteConn(e connEffect) { t.conns.effects = append(t.conns.effects, e) }
+
+// A connHandle is the [durable.ConnPort] of a connection in one turn.
+type connHandle struct {
+	t *turn
+	c *conn
+	// accepting is set in Open.
+	accepting bool
+}
+
+// ID implements [durable.ConnReader].
+func (h connHandle) ID() string { return h.c.id }
+
+// Tags implements [durable.ConnReader].
+func (h connHandle) Tags() []string { return slices.Clone(h.c.tags) }
+
+// Opened implements [durable.ConnReader].
+func (h connHandle) Opened() time.Time { return h.c.opened }
+
+// LastAutoResponse implements [durable.ConnReader].
+func (h connHandle) LastAutoResponse() time.Time {
+	if at := h.c.autoAt.Load(); at != 0 {
+		return time.UnixMilli(at)
+	}
+	return time.Time{}
+}
+
+// Attachment implements [durable.ConnReader].
+func (h connHandle) Attachment() ([]byte, error) {
+	h.t.mu.Lock()
+	defer h.t.mu.Unlock()
+	if err := h.t.live(); err != nil {
+		return nil, err
+	}
+	return h.c.attachment, nil
+}
+
+// Send implements [durable.ConnPort].
+func (h connHandle) Send(msg *durable.ConnMessage) error {
+	t, c := h.t, h.c
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.live(); err != nil {
+		return err
+	}
+	if !c.isOpen() {
+		return durable.ErrConnClosed
+	}
+	form, err := c.encode(msg)
+	if err != nil {
+		return fmt.Errorf("%w: send: %w", durable.ErrInvalidArgument, err)
+	}
+	if err := c.reserve(form.size); err != nil {
+		return err
+	}
+	t.noteConn(connEffect{c: c, form: form, isForm: true})
+	return nil
+}
+
+// Close implements [durable.ConnPort].
+func (h connHandle) Close(code durable.CloseCode, reason string) error {
+	t, c := h.t, h.c
+	if err := durable.CheckClose(code, reason); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.live(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	open := c.over == nil && !c.closing
+	c.closing = c.closing || open
+	c.mu.Unlock()
+	if !open {
+		return durable.ErrConnClosed
+	}
+	t.noteConn(connEffect{c: c, end: &ending{err: &durable.CloseError{Code: code, Reason: reason, Clean: true, Local: true}}})
+	return nil
+}
+
+// SetTags implements [durable.ConnPort].
+func (h connHandle) SetTags(tags []string) error {
+	t, c := h.t, h.c
+	if !h.accepting {
+		return fmt.Errorf("%w: tags are set in Open", durable.ErrInvalidArgument)
+	}
+	var distinct []string
+	for _, tag := range tags {
+		if !utf8.ValidString(tag) {
+			return fmt.Errorf("%w: the tag %q is not valid UTF-8", durable.ErrInvalidArgument, tag)
+		}
+		if n := utf8.RuneCountInString(tag); n > durable.MaxConnTagLen {
+			return &durable.LimitError{Name: "characters of a tag", Max: durable.MaxConnTagLen, Actual: int64(n)}
+		}
+		if !slices.Contains(distinct, tag) {
+			distinct = append(distinct, tag)
+		}
+	}
+	if n := len(distinct); n > durable.MaxConnTags {
+		return &durable.LimitError{Name: "tags of a connection", Max: durable.MaxConnTags, Actual: int64(n)}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.live(); err != nil {
+		return err
+	}
+	before := c.tags
+	t.noteConn(connEffect{c: c, undo: func() { c.retag(before) }})
+	t.conns.wrote = true
+	c.retag(distinct)
+	return nil
+}
+
+// SetAttachment implements [durable.ConnPort].
+func (h connHandle) SetAttachment(msg proto.Message) error {
+	t, c := h.t, h.c
+	data, err := proto.MarshalOptions{}.MarshalAppend([]byte{}, msg) // not nil when it is empty
+	if err != nil {
+		return fmt.Errorf("%w: the attachment: %w", durable.ErrInvalidArgument, err)
+	}
+	if limit := t.o.typ.Limits.MaxAttachmentBytes; len(data) > limit {
+		return &durable.LimitError{Name: "attachment bytes", Max: int64(limit), Actual: int64(len(data))}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.live(); err != nil {
+		return err
+	}
+	before := c.attachment
+	t.noteConn(connEffect{c: c, undo: func() { c.attachment = before }})
+	t.conns.wrote = true
+	c.attachment = data
+	return nil
+}
+
+// turnConnections is the [durable.ConnsPort] of a turn.
+type turnConnections turn
+
+// ConnsReader implements [durable.View].
+func (h viewHandle) ConnsReader() durable.ConnsReader { return (*turnConnections)(h.turn) }
+
+// ConnsPort implements [durable.Tx].
+func (h txHandle) ConnsPort() durable.ConnsPort { return (*turnConnections)(h.turn) }
+
+// Views implements [durable.ConnsReader].
+func (p *turnConnections) Views(procedure string, tags []string) iter.Seq[durable.ConnReader] {
+	return func(yield func(durable.ConnReader) bool) {
+		for h := range p.list(procedure, tags) {
+			if !yield(h) {
+				return
+			}
+		}
+	}
+}
+
+// Conns implements [durable.ConnsPort].
+func (p *turnConnections) Conns(procedure string, tags []string) iter.Seq[durable.ConnPort] {
+	return func(yield func(durable.ConnPort) bool) {
+		for h := range p.list(procedure, tags) {
+			if !yield(h) {
+				return
+			}
+		}
+	}
+}
+
+// list yields nothing after the turn.
+func (p *turnConnections) list(procedure string, tags []string) iter.Seq[connHandle] {
+	t := (*turn)(p)
+	return func(yield func(connHandle) bool) {
+		t.mu.Lock()
+		err := t.live()
+		t.mu.Unlock()
+		if err != nil {
+			return
+		}
+		for _, c := range t.o.listConns(procedure, tags) {
+			if c.isOpen() && !yield(connHandle{t: t, c: c}) {
+				return
+			}
+		}
+	}
+}
+
+// AutoResponse implements [durable.ConnsPort].
+func (p *turnConnections) AutoResponse(procedure string) (req, res proto.Message, err error) {
+	t := (*turn)(p)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.live(); err != nil {
+		return nil, nil, err
+	}
+	g, err := t.autoGroup(procedure)
+	if err != nil {
+		return nil, nil, err
+	}
+	if auto := g.auto.Load(); auto != nil {
+		return proto.Clone(auto.req), proto.Clone(auto.res), nil
+	}
+	return nil, nil, nil
+}
+
+// SetAutoResponse implements [durable.ConnsPort].
+func (p *turnConnections) SetAutoResponse(procedure string, req, res proto.Message) error {
+	t := (*turn)(p)
+	var auto *autoResponse
+	if req != nil {
+		for name, msg := range map[string]proto.Message{"request": req, "response": res} {
+			if n := proto.Size(msg); n > durable.MaxAutoResponse {
+				return &durable.LimitError{Name: name + " bytes of an auto-response", Max: durable.MaxAutoResponse, Actual: int64(n)}
+			}
+		}
+		auto = &autoResponse{proto.Clone(req), proto.Clone(res)}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.live(); err != nil {
+		return err
+	}
+	g, err := t.autoGroup(procedure)
+	if err != nil {
+		return err
+	}
+	before := g.auto.Load()
+	t.noteConn(connEffect{undo: func() { g.auto.Store(before) }})
+	t.conns.wrote = true
+	g.auto.Store(auto)
+	return nil
+}
+
+func (t *turn) autoGroup(procedure string) (*methodConns, error) {
+	methods := t.o.typ.Methods
+	i := slices.IndexFunc(methods, func(m durable.Method) bool { return m.Procedure == procedure })
+	if i < 0 || methods[i].Connection == nil || methods[i].Connection.Message == nil {
+		return nil, fmt.Errorf("%w: %s has no connections that receive messages", durable.ErrInvalidArgument, procedure)
+	}
+	if methods[i].Connection.Resume != nil {
+		return nil, fmt.Errorf("%w: the connections of %s can be resumed, and their clients count messages: it has no auto-response", durable.ErrInvalidArgument, procedure)
+	}
+	t.o.mu.Lock()
+	defer t.o.mu.Unlock()
+	return t.o.connGroup(&methods[i]), nil
+}

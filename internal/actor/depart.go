@@ -1,0 +1,146 @@
+package actor
+
+import (
+	"context"
+	"time"
+
+	durable "github.com/durable-go/durable"
+)
+
+// A departure is what one turn, or one stretch of it, does to connections. It
+// waits until everything up to its mark is durable.
+type departure struct {
+	mark
+	items []departing
+}
+
+// departing is a form that leaves by a connection, or its end.
+type departing struct {
+	c *conn
+	sized
+	end *ending // in place of a form
+}
+
+// depart lets items leave in the order of the calls, each after its mark. The
+// caller holds the turn that made them, if one did.
+func (o *object) depart(m mark, items []departing) {
+	o.mu.Lock()
+	if o.conns == nil {
+		o.conns = &connections{}
+	}
+	conns := o.conns
+	if !conns.leaving && o.mayLeave(m) {
+		o.mu.Unlock()
+		leave(items)
+		return
+	}
+	conns.out = append(conns.out, departure{m, items})
+	if !conns.leaving {
+		conns.leaving = true
+		go o.departures()
+	}
+	o.mu.Unlock()
+}
+
+// mayLeave reports whether nothing is to wait for, and nobody to ask. The caller
+// holds mu.
+func (o *object) mayLeave(m mark) bool {
+	if !outputGate || m.act == nil {
+		return true
+	}
+	if m.pending != nil {
+		if done, err := m.pending.Resolved(); !done || err != nil {
+			return false
+		}
+	}
+	return m.act.err() == nil && o.host.session.Lease().IsZero() && !m.act.shard.lost()
+}
+
+// departures lets what waits leave.
+func (o *object) departures() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for len(o.conns.out) > 0 {
+		d := o.conns.out[0]
+		o.conns.out[0] = departure{}
+		o.conns.out = o.conns.out[1:]
+		o.mu.Unlock()
+		if err := o.await(context.Background(), d.mark); err != nil {
+			miss(d.items, err)
+		} else {
+			leave(d.items)
+		}
+		o.mu.Lock()
+	}
+	o.conns.out = nil
+	o.conns.leaving = false
+}
+
+func leave(items []departing) {
+	for i := range items {
+		if d := &items[i]; d.end != nil {
+			d.c.finish(d.end)
+		} else {
+			d.c.put(d.sized)
+		}
+	}
+}
+
+// miss ends the connections by which something does not leave, since the commit
+// failed that it followed.
+func miss(items []departing, err error) {
+	for i := range items {
+		if d := &items[i]; d.end != nil {
+			d.c.finish(d.end)
+		} else {
+			d.c.refuse(d.sized, err)
+		}
+	}
+}
+
+// disconnect ends every connection of the object, after what was sent before.
+func (o *object) disconnect(err error, silent bool) {
+	o.mu.Lock()
+	var items []departing
+	if o.conns != nil {
+		e := &ending{err: err, silent: silent}
+		for _, g := range o.conns.methods {
+			for _, c := range g.all {
+				items = append(items, departing{c: c, end: e})
+			}
+		}
+	}
+	o.mu.Unlock()
+	if len(items) > 0 {
+		o.depart(mark{}, items)
+	}
+}
+
+// autoRespond answers the peer without a turn, in its place behind what waits
+// for the gate.
+func (c *conn) autoRespond(auto *autoResponse) {
+	f, err := c.encode(&durable.ConnMessage{Message: auto.res})
+	if err != nil {
+		return
+	}
+	c.autoAt.Store(time.Now().UnixMilli())
+	c.mu.Lock()
+	if c.over != nil {
+		c.mu.Unlock()
+		return
+	}
+	if c.waiting > 0 && c.waiting+f.size > c.o.typ.Limits.MaxConnBuffer {
+		c.tooSlow()
+		c.mu.Unlock()
+		return
+	}
+	c.waiting += f.size
+	if c.gated == 0 {
+		c.putLocked(f)
+		c.mu.Unlock()
+		return
+	}
+	c.gated++
+	c.mu.Unlock()
+	c.o.depart(mark{}, []departing{{c: c, sized: f}})
+}
