@@ -50,6 +50,16 @@ const (
 	MaxAutoResponse = 2048
 )
 
+// ResumeHeader is the request header by which a client opens a connection that it
+// can resume, and resumes it: a token that the client makes up, of 16 to 128
+// letters, digits, '-' and '_', a colon, and how many messages it received on the
+// connection so far, 0 at first. The token is a secret. Where the same token comes
+// again, the connection goes on with the next message; what was not kept, or never
+// sent, is refused with code out of range. See the option resume of
+// durable/v1/options.proto. For WebSockets the parameter resume of the URL does the
+// same.
+const ResumeHeader = "Durable-Resume"
+
 // A CloseError says how a connection ended. It is the cause that the Close
 // handler of a method gets. A handler that returns one from Open refuses the
 // connection with that code.

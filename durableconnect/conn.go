@@ -46,6 +46,14 @@ func (c *conn) OpenStream(ctx context.Context, call *durable.Call) (durable.Clie
 	if err != nil {
 		return nil, err
 	}
+	if m := call.Method; m.ClientStream && m.ServerStream {
+		// Otherwise the call begins with its first request, and a client that waits
+		// for a message first waits for ever.
+		if err := s.SendHeaders(); err != nil {
+			_ = s.Close()
+			return nil, err
+		}
+	}
 	return s, nil
 }
 

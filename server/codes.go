@@ -183,6 +183,7 @@ func judge(err error) (v verdict) {
 		migration   *durable.MigrationError
 		scan        *durable.ScanError
 		onceKey     *idempotencyKeyError
+		resume      *resumeError
 		closed      *durable.CloseError
 		coded       *connect.Error
 	)
@@ -202,6 +203,8 @@ func judge(err error) (v verdict) {
 			return verdict{code: connect.CodeUnknown, message: "a call that the handler made failed", flags: byHandler}
 		}
 		v = verdict{code: coded.Code(), message: coded.Message(), flags: byHandler}
+	case errors.As(err, &resume):
+		v = verdict{code: connect.CodeInvalidArgument, reason: durablev1.ErrorReason_ERROR_REASON_RESUME_INVALID, message: resume.problem}
 	case errors.As(err, &closed):
 		v = verdict{
 			code: connectCode(closed.Code), reason: durablev1.ErrorReason_ERROR_REASON_CONNECTION_CLOSED,

@@ -113,7 +113,7 @@ func (c conn) OpenStream(ctx context.Context, call *durable.Call) (durable.Clien
 		finished:  make(chan struct{}),
 		draining:  c.s.host.Draining(),
 	}
-	sctx, info := localInfo(ctx, call)
+	sctx, info := localInfo(withResume(ctx, resumeValues(call.Header, nil)), call)
 	p.info = info
 	go func() {
 		defer cancel(nil) // last, so that an end by the caller is told from one by the handler

@@ -159,7 +159,7 @@ type (
 func (s *Server) ingress(objects map[string]bool, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for name := range r.Header {
-			if strings.HasPrefix(name, headerPrefix) && name != headerName && name != headerID {
+			if strings.HasPrefix(name, headerPrefix) && name != headerName && name != headerID && name != durable.ResumeHeader {
 				r.Header.Del(name)
 			}
 		}
@@ -175,7 +175,8 @@ func (s *Server) ingress(objects map[string]bool, next http.Handler) http.Handle
 			r.URL = &u
 		}
 		if value, ok := s.routes.Load(r.URL.Path); ok && value.(*route).streams() {
-			r = r.WithContext(context.WithValue(r.Context(), writerContext{}, w))
+			ctx := withResume(r.Context(), resumeValues(r.Header, r.URL.Query()))
+			r = r.WithContext(context.WithValue(ctx, writerContext{}, w))
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -44,6 +44,9 @@ func (s *Server) stream(ctx context.Context, r *route, outer []candidate, port n
 		}
 	}
 	call := actor.Call{Type: r.typ, Method: r.method, ID: p.key.id, Name: p.key.name}
+	if call.Resume, err = r.resume(ctx); err != nil {
+		return wireError(err, r, p.key.id)
+	}
 	if r.method.Connection != nil {
 		err = s.host.Hold(ctx, call, &connEnd{network: port, keyed: p, ctx: ctx}, req)
 	} else {
@@ -122,6 +125,9 @@ func (s *Server) streaming(r *route) connect.ServerFunc {
 	return func(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
 		info, _ := connect.CallInfoForServerContext(ctx)
 		call := callInfo(r, info)
+		if p, ok := ctx.Value(socketContext{}).(*socket); ok {
+			return p.serve(durable.ContextWithCallInfo(ctx, call), stream, outerKeys(ctx, r, info))
+		}
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
 		port := &httpPort{stream: stream, call: call, info: info, oneRequest: !r.method.ClientStream}

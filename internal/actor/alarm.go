@@ -28,6 +28,7 @@ func alarmKey(name string) []byte {
 const (
 	timerAlarms  = 1 // at the due time of the earliest alarm
 	timerReplies = 2 // when the oldest remembered reply may be forgotten
+	timerConns   = 3 // when connections may have to be closed whose clients are away
 )
 
 // The alarms of an activation, as committed. Neither the map nor its records are

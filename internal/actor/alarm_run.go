@@ -27,9 +27,12 @@ func (h *Host) runTimer(ctx context.Context, key timerKey, retry bool) error {
 	defer h.finish()
 	o := h.object(typ, key.object.ID, "")
 	defer h.release(o)
-	if key.kind == timerReplies {
+	switch key.kind {
+	case timerReplies:
 		m, err := o.bare(ctx, exclusive, func(t *turn) error { return t.forget(ctx) })
 		return o.reply(ctx, m, err)
+	case timerConns:
+		return o.expireConns(ctx)
 	}
 	_, err := o.runAlarm(ctx, "", false, retry)
 	var failed *alarmFailure

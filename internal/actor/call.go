@@ -15,9 +15,10 @@ type Call struct {
 	Type   *Type
 	Method *durable.Method
 	ID     durable.ID
-	Name   string // empty when the object was called by id
-	Bytes  int64  // of the request, for the limit of the queue
-	Once   *Once  // nil: the call has no idempotency key. Ignored where it only reads
+	Name   string  // empty when the object was called by id
+	Bytes  int64   // of the request, for the limit of the queue
+	Once   *Once   // nil: the call has no idempotency key. Ignored where it only reads
+	Resume *Resume // nil: the connection cannot be resumed
 }
 
 // Unary runs a method with one request and one response. It fills res, which

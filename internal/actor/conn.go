@@ -48,13 +48,22 @@ type conn struct {
 	id     string
 	number uint64 // grows in the order in which connections are accepted
 	opened time.Time
-	end    ConnEnd
+	// peer is the network end; nil while a client that may come back is away.
+	peer   atomic.Pointer[peer]
 	autoAt atomic.Int64 // time of the last auto-response, in milliseconds; 0: none
 
-	// Turns that are alone change these two; see turnConns.
+	// Turns that are alone change these; see turnConns.
 
 	tags       []string
 	attachment []byte
+	closing    bool     // the running turn, or one before, closes it
+	session    atomic.Pointer[session] // nil: it ends with its peer
+}
+
+// A peer is the network end of a connection, and what waits for the peer.
+type peer struct {
+	c   *conn
+	end ConnEnd
 
 	mu      sync.Mutex
 	forms   []sized // to send, in order
@@ -64,14 +73,14 @@ type conn struct {
 	writing bool    // a goroutine sends forms
 	// over is set when nothing more is taken: what the peer is told, after forms.
 	over     *ending
-	closing  bool          // the running turn closes it
 	finished bool          // over, and the peer was told
 	done     chan struct{} // closed when finished; nil while nobody waits for that
 }
 
-// An ending is how a connection ends.
+// An ending is how a peer ends.
 type ending struct {
 	err    error
+	closed bool // a handler closed the connection
 	silent bool // the handler is not told
 	drop   bool // nor is the peer
 }
@@ -86,9 +95,13 @@ type sized struct {
 type connections struct {
 	methods []*methodConns
 	open    int
+	held    int // calls of Hold
 	number  uint64
+	tokens  map[string]*conn // of those that can be resumed; nil before the first
 	out     []departure
-	leaving bool // a goroutine takes departures
+	resumed bool  // connections that can be resumed were read from the store
+	timer   int64 // when the timer of these is due, in milliseconds; 0: it is not set
+	leaving bool  // a goroutine takes departures
 }
 
 // methodConns are the open connections of one method, in the order of their
@@ -120,7 +133,7 @@ func (o *object) connGroup(m *durable.Method) *methodConns {
 
 // hasConns reports whether the entry is needed for its connections. The caller
 // holds mu.
-func (o *object) hasConns() bool { return o.conns != nil && o.conns.open > 0 }
+func (o *object) hasConns() bool { return o.conns != nil && o.conns.open+o.conns.held > 0 }
 
 // connCount returns how many connections the object has.
 func (o *object) connCount() int {
@@ -133,26 +146,48 @@ func (o *object) connCount() int {
 }
 
 // addConn makes a connection and adds it to those that handlers see.
-func (o *object) addConn(m *durable.Method, end ConnEnd, now time.Time) (*conn, error) {
+func (o *object) addConn(m *durable.Method, end ConnEnd, now time.Time, s *session) (*peer, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	g := o.connGroup(m)
+	if s != nil && o.conns.tokens[s.token] != nil {
+		return nil, errTokenTaken
+	}
 	if limit := o.typ.Limits.MaxConns; o.conns.open >= limit {
 		return nil, &durable.OverloadError{Limit: "connections", Max: int64(limit), Actual: int64(o.conns.open)}
 	}
-	o.conns.open++
 	o.conns.number++
-	c := &conn{o: o, group: g, id: rand.Text(), number: o.conns.number, opened: now, end: end}
-	g.all = append(g.all, c)
-	o.host.conns.Add(1)
-	return c, nil
+	c := &conn{o: o, group: g, id: rand.Text(), number: o.conns.number, opened: now}
+	c.session.Store(s)
+	p := &peer{c: c, end: end}
+	c.peer.Store(p)
+	g.add(c)
+	return p, nil
+}
+
+// add adds a connection. The caller holds mu of the object.
+func (g *methodConns) add(c *conn) {
+	g.all = with(g.all, c)
+	c.o.conns.open++
+	c.o.host.conns.Add(1)
+	c.index()
+	if c.session.Load() != nil {
+		if c.o.conns.tokens == nil {
+			c.o.conns.tokens = map[string]*conn{}
+		}
+		c.o.conns.tokens[c.session.Load().token] = c
+	}
 }
 
 // remove takes a connection from those that handlers see, if it is there.
 func (c *conn) remove() {
+	c.o.mu.Lock()
+	defer c.o.mu.Unlock()
+	c.removeLocked()
+}
+
+func (c *conn) removeLocked() {
 	o := c.o
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	var was bool
 	if c.group.all, was = without(c.group.all, c); !was {
 		return
@@ -160,6 +195,19 @@ func (c *conn) remove() {
 	o.conns.open--
 	o.host.conns.Add(-1)
 	c.unindex()
+	if s := c.session.Load(); s != nil && o.conns.tokens[s.token] == c {
+		delete(o.conns.tokens, s.token)
+	}
+}
+
+// with returns conns and c, in order of their numbers. It is one of the last, but
+// for others that wait in Open too.
+func with(conns []*conn, c *conn) []*conn {
+	conns = append(conns, c)
+	for i := len(conns) - 1; i > 0 && conns[i-1].number > conns[i].number; i-- {
+		conns[i-1], conns[i] = conns[i], conns[i-1]
+	}
+	return conns
 }
 
 // without returns conns without c, and whether it was there.
@@ -179,18 +227,18 @@ func (c *conn) retag(tags []string) {
 	defer c.o.mu.Unlock()
 	c.unindex()
 	c.tags = tags
+	c.index()
+}
+
+// index adds a connection to those with its tags. The caller holds mu of the
+// object.
+func (c *conn) index() {
 	g := c.group
-	for _, tag := range tags {
+	for _, tag := range c.tags {
 		if g.byTag == nil {
 			g.byTag = map[string][]*conn{}
 		}
-		// Only connections that are being accepted get tags: they are the last ones,
-		// but for others that wait in Open too.
-		conns := append(g.byTag[tag], c)
-		for i := len(conns) - 1; i > 0 && conns[i-1].number > conns[i].number; i-- {
-			conns[i-1], conns[i] = conns[i], conns[i-1]
-		}
-		g.byTag[tag] = conns
+		g.byTag[tag] = with(g.byTag[tag], c)
 	}
 }
 
@@ -232,35 +280,36 @@ func (o *object) listConns(procedure string, tags []string) []*conn {
 	return nil
 }
 
-// isOpen reports whether messages can be sent.
+// isOpen reports whether messages can be sent. The caller holds the turn.
 func (c *conn) isOpen() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.over == nil && !c.closing
+	if c.closing {
+		return false
+	}
+	return c.session.Load() != nil || c.peer.Load().ending() == nil
 }
 
-// ending returns how the connection ends, nil while it is open.
-func (c *conn) ending() *ending {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.over
+// ending returns how the peer ends, nil while it is there.
+func (p *peer) ending() *ending {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.over
 }
 
-// encode returns a message in the form that the connection wants. Connections
+// encode returns a message in the form that the peer wants. Peers
 // with the same encoding share it.
-func (c *conn) encode(msg *durable.ConnMessage) (sized, error) {
+func (p *peer) encode(msg *durable.ConnMessage) (sized, error) {
 	type encoded struct {
 		encoding any
 		sized
 	}
-	encoding := c.end.Encoding()
+	encoding := p.end.Encoding()
 	forms, _ := msg.Forms.([]encoded)
 	for _, f := range forms {
 		if f.encoding == encoding {
 			return f.sized, nil
 		}
 	}
-	form, size, err := c.end.Encode(msg.Message)
+	form, size, err := p.end.Encode(msg.Message)
 	if err != nil {
 		return sized{}, err
 	}
@@ -270,136 +319,136 @@ func (c *conn) encode(msg *durable.ConnMessage) (sized, error) {
 }
 
 // reserve makes room for a form that a turn sends.
-func (c *conn) reserve(size int64) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.over != nil || c.closing {
+func (p *peer) reserve(size int64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over != nil {
 		return durable.ErrConnClosed
 	}
-	limit := c.o.typ.Limits.MaxConnBuffer
-	if c.waiting > 0 && c.waiting+size > limit {
-		if c.waiting == c.own {
-			return &durable.LimitError{Name: "bytes waiting for a connection", Max: limit, Actual: c.waiting + size}
+	limit := p.c.o.typ.Limits.MaxConnBuffer
+	if p.waiting > 0 && p.waiting+size > limit {
+		if p.waiting == p.own {
+			return &durable.LimitError{Name: "bytes waiting for a connection", Max: limit, Actual: p.waiting + size}
 		}
-		c.tooSlow()
+		p.tooSlow()
 		return slowPeer()
 	}
-	c.waiting += size
-	c.own += size
+	p.waiting += size
+	p.own += size
 	return nil
 }
 
 // tooSlow ends a connection whose peer does not read what was sent. The caller
 // holds mu.
-func (c *conn) tooSlow() {
-	c.forms = nil
-	c.endLocked(&ending{err: durable.ErrSlowPeer})
+func (p *peer) tooSlow() {
+	p.forms = nil
+	p.endLocked(&ending{err: durable.ErrSlowPeer})
 }
 
 // slowPeer is what a handler is told that sends to a peer that is too slow.
 func slowPeer() error { return errors.Join(durable.ErrConnClosed, durable.ErrSlowPeer) }
 
 // unreserve gives the room of a form back that a turn did not send after all.
-func (c *conn) unreserve(size int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.waiting -= size
-	c.own -= size
+func (p *peer) unreserve(size int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting -= size
+	p.own -= size
 }
 
 // gate counts a form that was committed, and waits for the gate.
-func (c *conn) gate(size int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.own -= size
-	c.gated++
+func (p *peer) gate(size int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.own -= size
+	p.gated++
 }
 
 // put sends a form that waited for the gate.
-func (c *conn) put(f sized) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.gated--
-	c.putLocked(f)
+func (p *peer) put(f sized) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gated--
+	p.putLocked(f)
 }
 
-func (c *conn) putLocked(f sized) {
-	if c.over != nil {
-		c.waiting -= f.size
+func (p *peer) putLocked(f sized) {
+	if p.over != nil {
+		p.waiting -= f.size
 		return
 	}
-	c.forms = append(c.forms, f)
-	c.startWriting()
+	p.forms = append(p.forms, f)
+	p.startWriting()
 }
 
 // refuse ends a connection that would miss a form.
-func (c *conn) refuse(f sized, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.gated--
-	c.waiting -= f.size
-	c.endLocked(&ending{err: err})
+func (p *peer) refuse(f sized, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gated--
+	p.waiting -= f.size
+	p.endLocked(&ending{err: err})
 }
 
 // finish ends the connection after what was sent before.
-func (c *conn) finish(e *ending) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.endLocked(e)
+func (p *peer) finish(e *ending) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.endLocked(e)
 }
 
-func (c *conn) endLocked(e *ending) {
-	if c.over != nil {
+func (p *peer) endLocked(e *ending) {
+	if p.over != nil {
 		return
 	}
-	c.over = e
+	p.over = e
 	if e.drop {
-		c.forms = nil
+		p.forms = nil
 	}
-	c.startWriting()
+	p.startWriting()
 }
 
 // startWriting starts the goroutine that sends, unless it runs. The caller holds
 // mu. So an idle connection has none.
-func (c *conn) startWriting() {
-	if !c.writing {
-		c.writing = true
-		go c.write()
+func (p *peer) startWriting() {
+	if !p.writing {
+		p.writing = true
+		go p.write()
 	}
 }
 
 // write sends what waits, and tells the peer of the end after that.
-func (c *conn) write() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for len(c.forms) > 0 {
-		forms := c.forms
-		c.forms = nil
+func (p *peer) write() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.forms) > 0 {
+		forms := p.forms
+		p.forms = nil
 		for i, f := range forms {
-			c.mu.Unlock()
-			err := c.end.Send(f.form, c.o.typ.Limits.SendTimeout)
+			p.mu.Unlock()
+			err := p.end.Send(f.form, p.c.o.typ.Limits.SendTimeout)
 			forms[i] = sized{}
-			c.mu.Lock()
-			c.waiting -= f.size
+			p.mu.Lock()
+			p.waiting -= f.size
 			if err != nil {
-				c.forms = nil
-				c.endLocked(&ending{err: sendFailed(err), drop: true})
+				p.forms = nil
+				p.endLocked(&ending{err: sendFailed(err), drop: true})
 			}
-			if c.over != nil && c.forms == nil && (c.over.drop || errors.Is(c.over.err, durable.ErrSlowPeer)) {
+			if p.over != nil && p.forms == nil && (p.over.drop || errors.Is(p.over.err, durable.ErrSlowPeer)) {
 				break // the rest is not sent
 			}
 		}
 	}
-	if e := c.over; e != nil && !c.finished {
-		c.mu.Unlock()
-		c.end.Finish(e.err, e.drop)
-		c.mu.Lock()
-		c.finished = true
-		if c.done != nil {
-			close(c.done)
+	if e := p.over; e != nil && !p.finished {
+		p.mu.Unlock()
+		p.end.Finish(e.err, e.drop)
+		p.mu.Lock()
+		p.finished = true
+		if p.done != nil {
+			close(p.done)
 		}
 	}
-	c.writing = false
+	p.writing = false
 }
 
 // sendFailed returns the cause of the end of a connection to whose peer nothing
@@ -412,17 +461,17 @@ func sendFailed(err error) error {
 }
 
 // wait returns when the peer was told of the end.
-func (c *conn) wait() {
-	c.mu.Lock()
-	if c.finished {
-		c.mu.Unlock()
+func (p *peer) wait() {
+	p.mu.Lock()
+	if p.finished {
+		p.mu.Unlock()
 		return
 	}
-	if c.done == nil {
-		c.done = make(chan struct{})
+	if p.done == nil {
+		p.done = make(chan struct{})
 	}
-	done := c.done
-	c.mu.Unlock()
+	done := p.done
+	p.mu.Unlock()
 	<-done
 }
 

@@ -9,36 +9,30 @@ import (
 	durable "github.com/durable-go/durable"
 )
 
-// Hold opens a connection of a hibernatable method and holds it until it is over.
-// It runs the handlers, each in a turn, with values of ctx; while none runs, the
-// object may leave memory. req is the request where only the server streams.
+// Hold opens a connection of a hibernatable method, or resumes one, and holds it
+// until it is over. It runs the handlers, each in a turn, with values of ctx; while
+// none runs, the object may leave memory. req is the request where only the server
+// streams.
 //
 // It returns nil for a connection that ended as it should, and otherwise what the
-// peer is told. end.Finish was called then, unless the turn of Open never began.
+// peer is told. end.Finish was called then, unless the connection was refused
+// before the turn of Open.
 func (h *Host) Hold(ctx context.Context, c Call, end ConnEnd, req proto.Message) error {
-	cn, err := h.open(ctx, c, end, req)
+	p, err := h.connect(ctx, c, end, req)
 	if err != nil {
 		return err
 	}
-	defer h.letGo()
+	defer h.letGo(p.c.o)
 	ctx = context.WithoutCancel(ctx) // a message that has come is handled
 	if h.drain.Err() != nil {
-		cn.finish(&ending{err: durable.ErrStreamDrained, silent: true})
+		p.finish(&ending{err: durable.ErrStreamDrained, silent: true})
 	}
-	return cn.close(ctx, cn.serve(ctx))
+	return p.close(ctx, p.serve(ctx))
 }
 
-// letGo counts a connection out.
-func (h *Host) letGo() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.mu.held--
-	h.noteIdle()
-}
-
-// open runs the Open handler. When it returns nil the connection is counted as
-// held.
-func (h *Host) open(ctx context.Context, c Call, end ConnEnd, req proto.Message) (cn *conn, err error) {
+// connect opens or resumes a connection. When it returns nil the peer is counted
+// as held.
+func (h *Host) connect(ctx context.Context, c Call, end ConnEnd, req proto.Message) (*peer, error) {
 	parent := chainOf(ctx)
 	if err := h.start(parent != nil); err != nil {
 		return nil, err
@@ -46,104 +40,173 @@ func (h *Host) open(ctx context.Context, c Call, end ConnEnd, req proto.Message)
 	defer h.finish()
 	o := h.object(c.Type, c.ID, c.Name)
 	defer h.release(o)
-	l, err := o.extend(parent)
+	for {
+		if c.Resume != nil {
+			if p, err := o.resume(ctx, c, end); p != nil || err != nil {
+				return p, err
+			}
+		}
+		p, err := o.open(ctx, c, end, req, parent)
+		if !errors.Is(err, errTokenTaken) {
+			return p, err
+		}
+	}
+}
+
+// hold counts a peer as held. The caller holds mu.
+func (o *object) hold() {
+	o.conns.held++
+	o.host.mu.Lock()
+	o.host.mu.held++
+	o.host.mu.Unlock()
+}
+
+// letGo counts a peer out.
+func (h *Host) letGo(o *object) {
+	h.retain(o)
+	o.mu.Lock()
+	o.conns.held--
+	o.mu.Unlock()
+	h.release(o)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mu.held--
+	h.noteIdle()
+}
+
+// open makes a connection and runs the Open handler.
+func (o *object) open(ctx context.Context, c Call, end ConnEnd, req proto.Message, parent *link) (p *peer, err error) {
+	chain, err := o.extend(parent)
 	if err != nil {
 		return nil, err
 	}
-	m, err := o.inTurn(ctx, wish{access: exclusive, bytes: c.Bytes}, l, nil, func(t *turn) (err error) {
-		if cn, err = o.addConn(c.Method, end, t.start); err != nil {
+	m, err := o.inTurn(ctx, wish{access: exclusive, bytes: c.Bytes}, chain, nil, func(t *turn) (err error) {
+		if p, err = o.addConn(c.Method, end, t.start, newSession(c.Resume)); err != nil {
 			return err
 		}
-		hctx := t.handling(ctx, c.Method.Procedure, c.Type.Limits.EventTimeout)
+		if p.c.session.Load() != nil {
+			t.mu.Lock()
+			t.noteConn(connEffect{c: p.c, keep: &keep{}})
+			t.mu.Unlock()
+		}
+		hctx := t.handling(ctx, c.Method.Procedure, o.typ.Limits.EventTimeout)
 		defer hctx.end()
-		if err := c.Method.Connection.Open(hctx, t.act.handler, txHandle{t}, connHandle{t, cn, true}, req); err != nil {
+		if err := c.Method.Connection.Open(hctx, t.act.handler, txHandle{t}, connHandle{t, p.c, true}, req); err != nil {
 			return err
 		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if cn.reserve(0) == nil { // the handler did not close it
-			t.noteConn(connEffect{c: cn, isForm: true})
+		if p.reserve(0) == nil {
+			t.noteConn(connEffect{c: p.c, p: p}) // it was accepted
 		}
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.hold()
 		return nil
 	})
-	if err != nil {
-		if cn != nil {
-			cn.remove()
-		}
-		err = o.reply(ctx, m, err)
-		if cn != nil { // a commit point in Open may have sent something
-			cn.finish(&ending{err: err})
-			cn.wait()
-		}
-		return nil, err
+	if err == nil {
+		return p, nil
 	}
-	h.mu.Lock()
-	h.mu.held++
-	h.mu.Unlock()
-	return cn, nil
+	err = o.reply(ctx, m, err)
+	if p != nil {
+		o.refuse(ctx, p, err)
+	}
+	return nil, err
+}
+
+// refuse takes a connection back that was not opened.
+func (o *object) refuse(ctx context.Context, p *peer, err error) {
+	if p.c.session.Load() != nil { // a commit point in Open may have stored it
+		_, _ = o.bare(context.WithoutCancel(ctx), exclusive, func(t *turn) error { return t.forgetSession(p.c) })
+	}
+	p.c.remove()
+	p.finish(&ending{err: err}) // a commit point in Open may have sent something
+	p.wait()
 }
 
 // serve handles the messages of the peer, one after another, until one side ends
-// the connection. It returns what Receive said last.
-func (c *conn) serve(ctx context.Context) error {
-	m := c.group.method
-	for c.ending() == nil {
+// the peer. It returns what Receive said last.
+func (p *peer) serve(ctx context.Context) error {
+	m := p.c.group.method
+	for p.ending() == nil {
 		req := m.NewRequest()
-		if err := c.end.Receive(req); err != nil {
+		if err := p.end.Receive(req); err != nil {
 			return err
 		}
-		if c.ending() != nil {
+		if p.ending() != nil {
 			return nil
 		}
-		if auto := c.group.auto.Load(); auto != nil && proto.Equal(req, auto.req) {
-			c.autoRespond(auto)
+		if auto := p.c.group.auto.Load(); auto != nil && proto.Equal(req, auto.req) {
+			p.autoRespond(auto)
 			continue
 		}
-		begun, err := c.event(ctx, wish{access: exclusive, bytes: int64(proto.Size(req)), waits: true}, "message",
+		begun, err := p.c.event(ctx, wish{access: exclusive, bytes: int64(proto.Size(req)), waits: true}, "message",
 			func(ctx context.Context, t *turn) error {
-				return m.Connection.Message(ctx, t.act.handler, txHandle{t}, connHandle{t: t, c: c}, req)
+				return m.Connection.Message(ctx, t.act.handler, txHandle{t}, connHandle{t: t, c: p.c}, req)
 			})
 		if !begun && err != nil {
-			c.finish(&ending{err: err, silent: errors.Is(err, durable.ErrDraining)})
+			p.finish(&ending{err: err, silent: errors.Is(err, durable.ErrDraining)})
 		}
 	}
 	return nil
 }
 
-// close ends a connection, of which Receive said received, and tells the handler.
-func (c *conn) close(ctx context.Context, received error) error {
-	h := c.o.host
-	h.retain(c.o)
-	defer h.release(c.o)
+// close ends a peer, of which Receive said received: the connection ends with it,
+// and the handler is told, unless its client may come back.
+func (p *peer) close(ctx context.Context, received error) error {
+	c := p.c
 	cause := causeOfEnd(received)
-	c.remove()
 	if errors.Is(received, durable.ErrStreamDrained) {
-		c.o.depart(mark{}, []departing{{c: c, end: &ending{err: durable.ErrStreamDrained, silent: true}}})
-		c.wait()
-	}
-	if e := c.ending(); e != nil {
-		c.wait() // the peer first
+		p.depart(&ending{err: durable.ErrStreamDrained, silent: true})
+		p.wait()
 	} else if cause.Code == durable.CloseAbnormal {
-		c.finish(&ending{err: cause, drop: true})
+		p.finish(&ending{err: cause, drop: true})
 	}
-	e := c.ending()
-	if e == nil || !e.silent {
+	e := p.ending()
+	if e != nil {
+		p.wait() // the peer first
+	}
+	switch {
+	case e != nil && e.silent:
+		c.remove()
+	case c.session.Load() != nil && !p.last(ctx):
+	default:
 		told := error(cause)
 		if e != nil {
-			told = h.endedLocally(e.err)
+			told = c.o.host.endedLocally(e.err)
 		}
-		_, _ = c.event(ctx, wish{access: exclusive, known: true}, "close", func(ctx context.Context, t *turn) error {
-			return c.group.method.Connection.Close(ctx, t.act.handler, txHandle{t}, connHandle{t: t, c: c}, told)
-		})
+		c.closed(ctx, told)
 	}
-	// Behind what the handler sent.
-	c.o.depart(mark{}, []departing{{c: c, end: &ending{err: cause}}})
-	c.wait()
+	p.depart(&ending{err: cause}) // behind what the handler sent
+	p.wait()
 	var closed *durable.CloseError
-	if err := c.ending().err; !errors.As(err, &closed) || closed.Code != durable.CloseNormal {
+	if err := p.ending().err; !errors.As(err, &closed) || closed.Code != durable.CloseNormal {
 		return err
 	}
 	return nil
+}
+
+// depart ends a peer behind what was sent before.
+func (p *peer) depart(e *ending) { p.c.o.depart(mark{}, []departing{{p: p, end: e}}) }
+
+// closed takes a connection from those that handlers see and tells the handler of
+// its end.
+func (c *conn) closed(ctx context.Context, cause error) {
+	o := c.o
+	o.host.retain(o)
+	defer o.host.release(o)
+	c.remove()
+	_, err := c.event(ctx, wish{access: exclusive, known: true}, "close", func(ctx context.Context, t *turn) error {
+		if c.session.Load() != nil {
+			if err := t.forgetSession(c); err != nil {
+				return err
+			}
+		}
+		return c.group.method.Connection.Close(ctx, t.act.handler, txHandle{t}, connHandle{t: t, c: c}, cause)
+	})
+	if err != nil && c.session.Load() != nil { // whatever becomes of the handler
+		_, _ = o.bare(ctx, exclusive, func(t *turn) error { return t.forgetSession(c) })
+	}
 }
 
 // endedLocally returns the cause that a handler is told of a connection that was
@@ -169,11 +232,11 @@ func (c *conn) event(ctx context.Context, want wish, what string, fn func(ctx co
 	defer h.finish()
 	h.retain(o)
 	defer h.release(o)
-	l, err := o.extend(parent)
+	chain, err := o.extend(parent)
 	if err != nil {
 		return false, err
 	}
-	_, err = o.inTurn(ctx, want, l, nil, func(t *turn) error {
+	_, err = o.inTurn(ctx, want, chain, nil, func(t *turn) error {
 		begun = true
 		hctx := t.handling(ctx, c.group.method.Procedure, o.typ.Limits.EventTimeout)
 		defer hctx.end()

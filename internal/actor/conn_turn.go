@@ -1,6 +1,7 @@
 package actor
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -20,26 +21,23 @@ type turnConns struct {
 	wrote   bool // something that handlers see was changed, savepoints that were rolled back included
 }
 
-// A connEffect is one thing that a turn did. One of the fields after c says what.
+// A connEffect is one thing that a turn did.
 type connEffect struct {
-	c      *conn
-	form   sized // of a message
-	isForm bool
-	end    *ending
-	undo   func()
+	c    *conn
+	p    *peer   // what it leaves by; nil where nothing leaves
+	form sized   // to send, unless end is set
+	end  *ending // the connection is closed
+	undo func()  // changes back what handlers see; nil where that is nothing
+	keep *keep   // what the store has to know of a connection that can be resumed; nil: nothing
 }
 
 // rollback undoes everything after the first n effects.
 func (v *turnConns) rollback(n int) {
 	for _, e := range slices.Backward(v.effects[min(n, len(v.effects)):]) {
-		switch {
-		case e.isForm:
-			e.c.unreserve(e.form.size)
-		case e.end != nil:
-			e.c.mu.Lock()
-			e.c.closing = false
-			e.c.mu.Unlock()
-		default:
+		if e.p != nil && e.end == nil {
+			e.p.unreserve(e.form.size)
+		}
+		if e.undo != nil {
 			e.undo()
 		}
 	}
@@ -56,13 +54,16 @@ func (t *turn) leaveConns() {
 	}
 	items := make([]departing, 0, len(effects))
 	for _, e := range effects {
-		switch {
-		case e.isForm:
-			e.c.gate(e.form.size)
-			items = append(items, departing{c: e.c, sized: e.form})
-		case e.end != nil:
-			items = append(items, departing{c: e.c, end: e.end})
+		if e.p == nil {
+			if e.end != nil { // nobody holds it who would see that
+				go t.o.closeAway(e.c, e.end.err)
+			}
+			continue
 		}
+		if e.end == nil {
+			e.p.gate(e.form.size)
+		}
+		items = append(items, departing{p: e.p, sized: e.form, end: e.end})
 	}
 	if len(items) > 0 {
 		t.o.depart(t.o.now(t.act), items)
@@ -118,15 +119,34 @@ func (h connHandle) Send(msg *durable.ConnMessage) error {
 	if !c.isOpen() {
 		return durable.ErrConnClosed
 	}
-	form, err := c.encode(msg)
-	if err != nil {
-		return fmt.Errorf("%w: send: %w", durable.ErrInvalidArgument, err)
+	e := connEffect{c: c, p: c.peer.Load()}
+	if c.session.Load() != nil {
+		data, err := encodeKept(msg)
+		if err != nil {
+			return err
+		}
+		e.keep = &keep{data: data}
 	}
-	if err := c.reserve(form.size); err != nil {
-		return err
+	if e.p != nil {
+		var err error
+		if e.form, err = e.p.encode(msg); err != nil {
+			return notEncoded(err)
+		}
+		if err = e.p.reserve(e.form.size); c.session.Load() != nil && errors.Is(err, durable.ErrConnClosed) {
+			e.p, err = nil, nil // it is kept for the client
+		}
+		if err != nil {
+			return err
+		}
 	}
-	t.noteConn(connEffect{c: c, form: form, isForm: true})
+	t.noteConn(e)
 	return nil
+}
+
+// notEncoded returns the error of a message that has no encoding, as one with a
+// string that is not UTF-8.
+func notEncoded(err error) error {
+	return fmt.Errorf("%w: send: %w", durable.ErrInvalidArgument, err)
 }
 
 // Close implements [durable.ConnPort].
@@ -140,14 +160,12 @@ func (h connHandle) Close(code durable.CloseCode, reason string) error {
 	if err := t.live(); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	open := c.over == nil && !c.closing
-	c.closing = c.closing || open
-	c.mu.Unlock()
-	if !open {
+	if !c.isOpen() {
 		return durable.ErrConnClosed
 	}
-	t.noteConn(connEffect{c: c, end: &ending{err: &durable.CloseError{Code: code, Reason: reason, Clean: true, Local: true}}})
+	end := &ending{err: &durable.CloseError{Code: code, Reason: reason, Clean: true, Local: true}, closed: true}
+	t.noteConn(connEffect{c: c, p: c.peer.Load(), end: end, undo: func() { c.closing = false }})
+	c.closing = true
 	return nil
 }
 
@@ -178,7 +196,7 @@ func (h connHandle) SetTags(tags []string) error {
 		return err
 	}
 	before := c.tags
-	t.noteConn(connEffect{c: c, undo: func() { c.retag(before) }})
+	t.noteConn(connEffect{c: c, undo: func() { c.retag(before) }}) // Open stores them
 	t.conns.wrote = true
 	c.retag(distinct)
 	return nil
@@ -200,7 +218,11 @@ func (h connHandle) SetAttachment(msg proto.Message) error {
 		return err
 	}
 	before := c.attachment
-	t.noteConn(connEffect{c: c, undo: func() { c.attachment = before }})
+	e := connEffect{c: c, undo: func() { c.attachment = before }}
+	if c.session.Load() != nil {
+		e.keep = &keep{}
+	}
+	t.noteConn(e)
 	t.conns.wrote = true
 	c.attachment = data
 	return nil

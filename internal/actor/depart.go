@@ -2,6 +2,7 @@ package actor
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	durable "github.com/durable-go/durable"
@@ -14,9 +15,9 @@ type departure struct {
 	items []departing
 }
 
-// departing is a form that leaves by a connection, or its end.
+// departing is a form that leaves by a peer, or the end of it.
 type departing struct {
-	c *conn
+	p *peer
 	sized
 	end *ending // in place of a form
 }
@@ -79,9 +80,9 @@ func (o *object) departures() {
 func leave(items []departing) {
 	for i := range items {
 		if d := &items[i]; d.end != nil {
-			d.c.finish(d.end)
+			d.p.finish(d.end)
 		} else {
-			d.c.put(d.sized)
+			d.p.put(d.sized)
 		}
 	}
 }
@@ -91,9 +92,9 @@ func leave(items []departing) {
 func miss(items []departing, err error) {
 	for i := range items {
 		if d := &items[i]; d.end != nil {
-			d.c.finish(d.end)
+			d.p.finish(d.end)
 		} else {
-			d.c.refuse(d.sized, err)
+			d.p.refuse(d.sized, err)
 		}
 	}
 }
@@ -106,8 +107,13 @@ func (o *object) disconnect(err error, silent bool) {
 		e := &ending{err: err, silent: silent}
 		for _, g := range o.conns.methods {
 			for _, c := range g.all {
-				items = append(items, departing{c: c, end: e})
+				if p := c.peer.Load(); p != nil {
+					items = append(items, departing{p: p, end: e})
+				}
 			}
+		}
+		if errors.Is(err, durable.ErrCommitFailed) || errors.Is(err, durable.ErrNotOwner) {
+			o.unloadSessions()
 		}
 	}
 	o.mu.Unlock()
@@ -118,29 +124,34 @@ func (o *object) disconnect(err error, silent bool) {
 
 // autoRespond answers the peer without a turn, in its place behind what waits
 // for the gate.
-func (c *conn) autoRespond(auto *autoResponse) {
-	f, err := c.encode(&durable.ConnMessage{Message: auto.res})
+func (p *peer) autoRespond(auto *autoResponse) {
+	f, err := p.encode(&durable.ConnMessage{Message: auto.res})
 	if err != nil {
 		return
 	}
-	c.autoAt.Store(time.Now().UnixMilli())
-	c.mu.Lock()
-	if c.over != nil {
-		c.mu.Unlock()
-		return
+	p.c.autoAt.Store(time.Now().UnixMilli())
+	if p.respond(f) {
+		p.c.o.depart(mark{}, []departing{{p: p, sized: f}})
 	}
-	if c.waiting > 0 && c.waiting+f.size > c.o.typ.Limits.MaxConnBuffer {
-		c.tooSlow()
-		c.mu.Unlock()
-		return
+}
+
+// respond sends a form at once, or reports that it has to wait for others that
+// wait for the gate.
+func (p *peer) respond(f sized) (wait bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.over != nil:
+		return false
+	case p.waiting > 0 && p.waiting+f.size > p.c.o.typ.Limits.MaxConnBuffer:
+		p.tooSlow()
+		return false
 	}
-	c.waiting += f.size
-	if c.gated == 0 {
-		c.putLocked(f)
-		c.mu.Unlock()
-		return
+	p.waiting += f.size
+	if p.gated == 0 {
+		p.putLocked(f)
+		return false
 	}
-	c.gated++
-	c.mu.Unlock()
-	c.o.depart(mark{}, []departing{{c: c, sized: f}})
+	p.gated++
+	return true
 }

@@ -308,6 +308,9 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 		return nil, err
 	}
 	defer l.end()
+	if err := o.loadSessions(ctx, act.shard); err != nil {
+		return nil, err
+	}
 	t := newTurn(o, act, exclusive, l)
 	t.constructing = true
 	timeout := o.typ.Limits.ConstructorTimeout

@@ -271,7 +271,8 @@ func (t *turn) commitLocked(last bool) error {
 		pendingSQL = t.sql.Pending()
 	}
 	remember := t.once.due(last)
-	if !v.dirty() && !pendingSQL && !remember {
+	keeps := t.conns.keeps()
+	if !v.dirty() && !pendingSQL && !remember && !keeps {
 		v.wrote = false // what savepoints undid before a commit point is settled
 		t.startTasks()
 		t.leaveConns()
@@ -293,12 +294,16 @@ func (t *turn) commitLocked(last bool) error {
 			return err
 		}
 	}
+	sessions, err := t.addSessions(b)
+	if err != nil {
+		return err
+	}
 	if pendingSQL {
 		if err := t.sql.Flush(b); err != nil {
 			return t.sqlBroken(t.sql, err)
 		}
 	}
-	err = t.apply(b, v.confirmed || pendingSQL || remember)
+	err = t.apply(b, v.confirmed || pendingSQL || remember || keeps)
 	if pendingSQL {
 		t.sql.Settle(err)
 	}
@@ -312,6 +317,7 @@ func (t *turn) commitLocked(last bool) error {
 	if remember {
 		t.once.marked = true
 	}
+	t.o.keptSessions(b, sessions)
 	t.startTasks()
 	t.leaveConns()
 	return nil

@@ -255,6 +255,124 @@ func (x *Reply) GetDeleted() bool {
 	return false
 }
 
+// Connection is a connection that its client can resume, stored under its number.
+// Its messages are beside it, under their own numbers.
+type Connection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the client presents. It is a secret.
+	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// The method, as "/package.Service/Method".
+	Procedure string `protobuf:"bytes,2,opt,name=procedure,proto3" json:"procedure,omitempty"`
+	Id        string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	// When it was opened, in milliseconds since 1970.
+	OpenedMs int64    `protobuf:"varint,4,opt,name=opened_ms,json=openedMs,proto3" json:"opened_ms,omitempty"`
+	Tags     []string `protobuf:"bytes,5,rep,name=tags,proto3" json:"tags,omitempty"`
+	// In protobuf's binary encoding; not set: there is none.
+	Attachment []byte `protobuf:"bytes,6,opt,name=attachment,proto3,oneof" json:"attachment,omitempty"`
+	// How many messages were sent.
+	Sent uint64 `protobuf:"varint,7,opt,name=sent,proto3" json:"sent,omitempty"`
+	// The number of the oldest one that is kept, from 1; one more than sent when
+	// none is.
+	First uint64 `protobuf:"varint,8,opt,name=first,proto3" json:"first,omitempty"`
+	// How many bytes are kept.
+	Bytes         int64 `protobuf:"varint,9,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Connection) Reset() {
+	*x = Connection{}
+	mi := &file_durable_record_v1_record_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Connection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Connection) ProtoMessage() {}
+
+func (x *Connection) ProtoReflect() protoreflect.Message {
+	mi := &file_durable_record_v1_record_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Connection.ProtoReflect.Descriptor instead.
+func (*Connection) Descriptor() ([]byte, []int) {
+	return file_durable_record_v1_record_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Connection) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *Connection) GetProcedure() string {
+	if x != nil {
+		return x.Procedure
+	}
+	return ""
+}
+
+func (x *Connection) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Connection) GetOpenedMs() int64 {
+	if x != nil {
+		return x.OpenedMs
+	}
+	return 0
+}
+
+func (x *Connection) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *Connection) GetAttachment() []byte {
+	if x != nil {
+		return x.Attachment
+	}
+	return nil
+}
+
+func (x *Connection) GetSent() uint64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *Connection) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *Connection) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 var File_durable_record_v1_record_proto protoreflect.FileDescriptor
 
 const file_durable_record_v1_record_proto_rawDesc = "" +
@@ -277,7 +395,21 @@ const file_durable_record_v1_record_proto_rawDesc = "" +
 	"expires_ms\x18\x02 \x01(\x03R\texpiresMs\x12\x19\n" +
 	"\x05reply\x18\x03 \x01(\fH\x00R\x05reply\x88\x01\x01\x12\x18\n" +
 	"\adeleted\x18\x04 \x01(\bR\adeletedB\b\n" +
-	"\x06_replyB>Z<github.com/durable-go/durable/gen/durable/record/v1;recordv1b\x06proto3"
+	"\x06_reply\"\xf5\x01\n" +
+	"\n" +
+	"Connection\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1c\n" +
+	"\tprocedure\x18\x02 \x01(\tR\tprocedure\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x1b\n" +
+	"\topened_ms\x18\x04 \x01(\x03R\bopenedMs\x12\x12\n" +
+	"\x04tags\x18\x05 \x03(\tR\x04tags\x12#\n" +
+	"\n" +
+	"attachment\x18\x06 \x01(\fH\x00R\n" +
+	"attachment\x88\x01\x01\x12\x12\n" +
+	"\x04sent\x18\a \x01(\x04R\x04sent\x12\x14\n" +
+	"\x05first\x18\b \x01(\x04R\x05first\x12\x14\n" +
+	"\x05bytes\x18\t \x01(\x03R\x05bytesB\r\n" +
+	"\v_attachmentB>Z<github.com/durable-go/durable/gen/durable/record/v1;recordv1b\x06proto3"
 
 var (
 	file_durable_record_v1_record_proto_rawDescOnce sync.Once
@@ -291,11 +423,12 @@ func file_durable_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_durable_record_v1_record_proto_rawDescData
 }
 
-var file_durable_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_durable_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_durable_record_v1_record_proto_goTypes = []any{
-	(*Alarm)(nil),    // 0: durable.record.v1.Alarm
-	(*Schedule)(nil), // 1: durable.record.v1.Schedule
-	(*Reply)(nil),    // 2: durable.record.v1.Reply
+	(*Alarm)(nil),      // 0: durable.record.v1.Alarm
+	(*Schedule)(nil),   // 1: durable.record.v1.Schedule
+	(*Reply)(nil),      // 2: durable.record.v1.Reply
+	(*Connection)(nil), // 3: durable.record.v1.Connection
 }
 var file_durable_record_v1_record_proto_depIdxs = []int32{
 	1, // 0: durable.record.v1.Alarm.schedule:type_name -> durable.record.v1.Schedule
@@ -312,13 +445,14 @@ func file_durable_record_v1_record_proto_init() {
 		return
 	}
 	file_durable_record_v1_record_proto_msgTypes[2].OneofWrappers = []any{}
+	file_durable_record_v1_record_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_durable_record_v1_record_proto_rawDesc), len(file_durable_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
