@@ -36,6 +36,15 @@ bench: ## micro-benchmarks, then the table of docs/benchmarks.md
 	go test -run '^$$' -bench . -benchmem ./...
 	go run ./internal/bench
 
+.PHONY: browser
+browser: ## two browsers in examples/chat; needs npm, and Chromium, which it installs if it can
+	examples/chat/e2e/run
+
+.PHONY: typescript
+typescript: ## the tests of web/durable-client; needs npm
+	npm ci --prefix web/durable-client --no-audit --no-fund
+	npm test --prefix web/durable-client
+
 .PHONY: conformance
 conformance: ## Connect's conformance suite against a durable object
 	go run ./internal/conformance
