@@ -134,7 +134,7 @@ func describe(typ *actor.Type, id durable.ID, d actor.Description) *adminv1.Obje
 	o := &adminv1.Object{
 		Type: typ.Name, Name: d.Name, Id: id.String(),
 		Created: timestamp(d.Created), LastCommit: timestamp(d.LastCommit),
-		StoredBytes: d.StoredBytes, Active: d.Active,
+		StoredBytes: d.StoredBytes, Active: d.Active, Connections: int64(d.Connections),
 	}
 	var next time.Time
 	for _, alarm := range d.Alarms {

@@ -167,7 +167,8 @@ type Object struct {
 	NextAlarm *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=next_alarm,json=nextAlarm,proto3" json:"next_alarm,omitempty"`
 	// It is in memory.
 	Active bool `protobuf:"varint,8,opt,name=active,proto3" json:"active,omitempty"`
-	// How many connections it keeps. Always 0: no object keeps any yet.
+	// How many connections are open, those included whose clients are away and may
+	// come back.
 	Connections int64 `protobuf:"varint,9,opt,name=connections,proto3" json:"connections,omitempty"`
 	// In a list: why only the type, the name, the id and the time of creation are
 	// known, as when the object was not ready to be looked at within a second.
