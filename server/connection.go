@@ -61,7 +61,15 @@ func (e *connEnd) Receive(msg proto.Message) error {
 	}
 	err := e.keyed.Receive(msg)
 	if err != nil && e.ctx.Err() != nil {
-		return context.Cause(e.ctx)
+		err = context.Cause(e.ctx)
+	}
+	return e.slowly(err)
+}
+
+// slowly tells an end that the server made itself, because the peer was too slow.
+func (e *connEnd) slowly(err error) error {
+	if port, ok := e.network.(interface{ isSlow() bool }); ok && err != nil && port.isSlow() {
+		return slowPeer(err)
 	}
 	return err
 }
@@ -82,7 +90,7 @@ func (e *connEnd) await(msg proto.Message) error {
 	e.mu.Unlock()
 	select {
 	case <-e.ctx.Done():
-		return context.Cause(e.ctx)
+		return e.slowly(context.Cause(e.ctx))
 	case <-over:
 		return errFinished
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -157,6 +158,7 @@ type httpPort struct {
 	info       *connect.CallInfo
 	oneRequest bool // only the server streams
 	responded  bool
+	slow       atomic.Bool // a send took too long
 
 	mu struct {
 		sync.Mutex
@@ -215,9 +217,15 @@ func (p *httpPort) ended(err error) error {
 	return err
 }
 
+// isSlow implements [network].
+func (p *httpPort) isSlow() bool { return p.slow.Load() }
+
 // sendForm implements [network].
 func (p *httpPort) sendForm(form any, timeout time.Duration) error {
-	timer := time.AfterFunc(timeout, func() { p.deadlines(time.Unix(1, 0), time.Time{}) })
+	timer := time.AfterFunc(timeout, func() {
+		p.slow.Store(true) // first: the deadline may end the context of the request
+		p.deadlines(time.Unix(1, 0), time.Time{})
+	})
 	var err error
 	if form == nil {
 		if !p.responded {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	durable "github.com/durable-go/durable"
 )
@@ -56,7 +57,7 @@ type conn struct {
 
 	tags       []string
 	attachment []byte
-	closing    bool     // the running turn, or one before, closes it
+	closing    bool                    // the running turn, or one before, closes it
 	session    atomic.Pointer[session] // nil: it ends with its peer
 }
 
@@ -114,7 +115,26 @@ type methodConns struct {
 }
 
 // An autoResponse answers req with res.
-type autoResponse struct{ req, res proto.Message }
+type autoResponse struct {
+	req, res proto.Message
+	want     proto.Message // req without its key field
+}
+
+// matches reports whether msg is the one to answer, whatever its key field says,
+// which the server fills.
+func (a *autoResponse) matches(msg proto.Message, key protoreflect.FieldDescriptor) bool {
+	if key == nil {
+		return proto.Equal(msg, a.want)
+	}
+	m := msg.ProtoReflect()
+	if !m.Has(key) {
+		return proto.Equal(msg, a.want)
+	}
+	value := m.Get(key)
+	m.Clear(key)
+	defer m.Set(key, value)
+	return proto.Equal(msg, a.want)
+}
 
 // group returns the connections of a method. The caller holds mu of the object.
 func (o *object) connGroup(m *durable.Method) *methodConns {
@@ -326,10 +346,11 @@ func (p *peer) reserve(size int64) error {
 		return durable.ErrConnClosed
 	}
 	limit := p.c.o.typ.Limits.MaxConnBuffer
-	if p.waiting > 0 && p.waiting+size > limit {
-		if p.waiting == p.own {
-			return &durable.LimitError{Name: "bytes waiting for a connection", Max: limit, Actual: p.waiting + size}
-		}
+	switch {
+	case p.waiting == 0: // whatever its size
+	case p.own+size > limit:
+		return &durable.LimitError{Name: "bytes waiting for a connection", Max: limit, Actual: p.own + size}
+	case p.waiting+size > limit:
 		p.tooSlow()
 		return slowPeer()
 	}
@@ -364,21 +385,34 @@ func (p *peer) gate(size int64) {
 	p.gated++
 }
 
-// put sends a form that waited for the gate.
-func (p *peer) put(f sized) {
+// put sends a form that waited for the gate; or leaves that to flush.
+func (p *peer) put(f sized, flushes bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.gated--
-	p.putLocked(f)
+	p.putLocked(f, flushes)
 }
 
-func (p *peer) putLocked(f sized) {
+func (p *peer) putLocked(f sized, flushes bool) {
 	if p.over != nil {
 		p.waiting -= f.size
 		return
 	}
 	p.forms = append(p.forms, f)
-	p.startWriting()
+	if !flushes {
+		p.startWriting()
+	}
+}
+
+// flush sends what waits, on this goroutine, unless another does.
+func (p *peer) flush() {
+	p.mu.Lock()
+	mine := !p.writing && len(p.forms) > 0
+	p.writing = p.writing || mine
+	p.mu.Unlock()
+	if mine {
+		p.write()
+	}
 }
 
 // refuse ends a connection that would miss a form.
@@ -455,7 +489,7 @@ func (p *peer) write() {
 // can be sent.
 func sendFailed(err error) error {
 	if errors.Is(err, durable.ErrSlowPeer) {
-		return err
+		return durable.ErrSlowPeer
 	}
 	return &durable.CloseError{Code: durable.CloseAbnormal, Reason: "the peer is gone", Err: err}
 }

@@ -136,14 +136,17 @@ func (p *peer) serve(ctx context.Context) error {
 		if p.ending() != nil {
 			return nil
 		}
-		if auto := p.c.group.auto.Load(); auto != nil && proto.Equal(req, auto.req) {
+		if auto := p.c.group.auto.Load(); auto != nil && auto.matches(req, m.KeyField) {
 			p.autoRespond(auto)
+			p.flush()
 			continue
 		}
 		begun, err := p.c.event(ctx, wish{access: exclusive, bytes: int64(proto.Size(req)), waits: true}, "message",
 			func(ctx context.Context, t *turn) error {
+				t.own = p // so that an answer needs no other goroutine
 				return m.Connection.Message(ctx, t.act.handler, txHandle{t}, connHandle{t: t, c: p.c}, req)
 			})
+		p.flush()
 		if !begun && err != nil {
 			p.finish(&ending{err: err, silent: errors.Is(err, durable.ErrDraining)})
 		}
@@ -156,10 +159,13 @@ func (p *peer) serve(ctx context.Context) error {
 func (p *peer) close(ctx context.Context, received error) error {
 	c := p.c
 	cause := causeOfEnd(received)
-	if errors.Is(received, durable.ErrStreamDrained) {
+	switch {
+	case errors.Is(received, durable.ErrStreamDrained):
 		p.depart(&ending{err: durable.ErrStreamDrained, silent: true})
 		p.wait()
-	} else if cause.Code == durable.CloseAbnormal {
+	case errors.Is(received, durable.ErrSlowPeer):
+		p.finish(&ending{err: durable.ErrSlowPeer, drop: true})
+	case cause.Code == durable.CloseAbnormal:
 		p.finish(&ending{err: cause, drop: true})
 	}
 	e := p.ending()
@@ -187,7 +193,7 @@ func (p *peer) close(ctx context.Context, received error) error {
 }
 
 // depart ends a peer behind what was sent before.
-func (p *peer) depart(e *ending) { p.c.o.depart(mark{}, []departing{{p: p, end: e}}) }
+func (p *peer) depart(e *ending) { p.c.o.depart(mark{}, []departing{{p: p, end: e}}, nil) }
 
 // closed takes a connection from those that handlers see and tells the handler of
 // its end.
@@ -196,7 +202,7 @@ func (c *conn) closed(ctx context.Context, cause error) {
 	o.host.retain(o)
 	defer o.host.release(o)
 	c.remove()
-	_, err := c.event(ctx, wish{access: exclusive, known: true}, "close", func(ctx context.Context, t *turn) error {
+	_, err := c.event(ctx, wish{access: exclusive, patient: true}, "close", func(ctx context.Context, t *turn) error {
 		if c.session.Load() != nil {
 			if err := t.forgetSession(c); err != nil {
 				return err

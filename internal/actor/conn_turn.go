@@ -28,7 +28,15 @@ type connEffect struct {
 	form sized   // to send, unless end is set
 	end  *ending // the connection is closed
 	undo func()  // changes back what handlers see; nil where that is nothing
-	keep *keep   // what the store has to know of a connection that can be resumed; nil: nothing
+	auto *autoSetting
+	keep *keep // what the store has to know of a connection that can be resumed; nil: nothing
+}
+
+// An autoSetting is an auto-response that a turn sets. Since messages are matched
+// outside of turns, it is in force from the commit on.
+type autoSetting struct {
+	of   *methodConns
+	auto *autoResponse // nil: none
 }
 
 // rollback undoes everything after the first n effects.
@@ -45,8 +53,9 @@ func (v *turnConns) rollback(n int) {
 }
 
 // leaveConns lets what the turn did to connections leave, after everything that
-// the object has committed by now. The caller holds mu, and has committed.
-func (t *turn) leaveConns() {
+// the object has committed by now. The caller holds mu, and has committed; last
+// tells the end of the turn from a commit point.
+func (t *turn) leaveConns(last bool) {
 	effects := t.conns.effects
 	t.conns = turnConns{}
 	if len(effects) == 0 {
@@ -54,6 +63,9 @@ func (t *turn) leaveConns() {
 	}
 	items := make([]departing, 0, len(effects))
 	for _, e := range effects {
+		if e.auto != nil {
+			e.auto.of.auto.Store(e.auto.auto)
+		}
 		if e.p == nil {
 			if e.end != nil { // nobody holds it who would see that
 				go t.o.closeAway(e.c, e.end.err)
@@ -65,9 +77,14 @@ func (t *turn) leaveConns() {
 		}
 		items = append(items, departing{p: e.p, sized: e.form, end: e.end})
 	}
-	if len(items) > 0 {
-		t.o.depart(t.o.now(t.act), items)
+	if len(items) == 0 {
+		return
 	}
+	own := t.own
+	if !last {
+		own = nil
+	}
+	t.o.depart(t.o.now(t.act), items, own)
 }
 
 // note notes an effect. The caller holds mu.
@@ -289,10 +306,16 @@ func (p *turnConnections) AutoResponse(procedure string) (req, res proto.Message
 	if err != nil {
 		return nil, nil, err
 	}
-	if auto := g.auto.Load(); auto != nil {
-		return proto.Clone(auto.req), proto.Clone(auto.res), nil
+	auto := g.auto.Load()
+	for _, e := range t.conns.effects {
+		if e.auto != nil && e.auto.of == g {
+			auto = e.auto.auto
+		}
 	}
-	return nil, nil, nil
+	if auto == nil {
+		return nil, nil, nil
+	}
+	return proto.Clone(auto.req), proto.Clone(auto.res), nil
 }
 
 // SetAutoResponse implements [durable.ConnsPort].
@@ -305,7 +328,7 @@ func (p *turnConnections) SetAutoResponse(procedure string, req, res proto.Messa
 				return &durable.LimitError{Name: name + " bytes of an auto-response", Max: durable.MaxAutoResponse, Actual: int64(n)}
 			}
 		}
-		auto = &autoResponse{proto.Clone(req), proto.Clone(res)}
+		auto = &autoResponse{req: proto.Clone(req), res: proto.Clone(res), want: proto.Clone(req)}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -316,10 +339,11 @@ func (p *turnConnections) SetAutoResponse(procedure string, req, res proto.Messa
 	if err != nil {
 		return err
 	}
-	before := g.auto.Load()
-	t.noteConn(connEffect{undo: func() { g.auto.Store(before) }})
+	if f := g.method.KeyField; f != nil && auto != nil {
+		auto.want.ProtoReflect().Clear(f)
+	}
+	t.noteConn(connEffect{auto: &autoSetting{g, auto}})
 	t.conns.wrote = true
-	g.auto.Store(auto)
 	return nil
 }
 

@@ -23,8 +23,9 @@ type departing struct {
 }
 
 // depart lets items leave in the order of the calls, each after its mark. The
-// caller holds the turn that made them, if one did.
-func (o *object) depart(m mark, items []departing) {
+// caller holds the turn that made them, if one did, and flushes own, where that is
+// not nil, when it has left it.
+func (o *object) depart(m mark, items []departing, own *peer) {
 	o.mu.Lock()
 	if o.conns == nil {
 		o.conns = &connections{}
@@ -32,7 +33,7 @@ func (o *object) depart(m mark, items []departing) {
 	conns := o.conns
 	if !conns.leaving && o.mayLeave(m) {
 		o.mu.Unlock()
-		leave(items)
+		leave(items, own)
 		return
 	}
 	conns.out = append(conns.out, departure{m, items})
@@ -69,7 +70,7 @@ func (o *object) departures() {
 		if err := o.await(context.Background(), d.mark); err != nil {
 			miss(d.items, err)
 		} else {
-			leave(d.items)
+			leave(d.items, nil)
 		}
 		o.mu.Lock()
 	}
@@ -77,22 +78,22 @@ func (o *object) departures() {
 	o.conns.leaving = false
 }
 
-func leave(items []departing) {
+func leave(items []departing, own *peer) {
 	for i := range items {
 		if d := &items[i]; d.end != nil {
 			d.p.finish(d.end)
 		} else {
-			d.p.put(d.sized)
+			d.p.put(d.sized, d.p == own)
 		}
 	}
 }
 
-// miss ends the connections by which something does not leave, since the commit
-// failed that it followed.
+// miss ends the peers by which something does not leave, since the commit failed
+// that it followed.
 func miss(items []departing, err error) {
 	for i := range items {
 		if d := &items[i]; d.end != nil {
-			d.p.finish(d.end)
+			d.p.finish(&ending{err: err})
 		} else {
 			d.p.refuse(d.sized, err)
 		}
@@ -118,12 +119,12 @@ func (o *object) disconnect(err error, silent bool) {
 	}
 	o.mu.Unlock()
 	if len(items) > 0 {
-		o.depart(mark{}, items)
+		o.depart(mark{}, items, nil)
 	}
 }
 
 // autoRespond answers the peer without a turn, in its place behind what waits
-// for the gate.
+// for the gate. The caller flushes.
 func (p *peer) autoRespond(auto *autoResponse) {
 	f, err := p.encode(&durable.ConnMessage{Message: auto.res})
 	if err != nil {
@@ -131,7 +132,7 @@ func (p *peer) autoRespond(auto *autoResponse) {
 	}
 	p.c.autoAt.Store(time.Now().UnixMilli())
 	if p.respond(f) {
-		p.c.o.depart(mark{}, []departing{{p: p, sized: f}})
+		p.c.o.depart(mark{}, []departing{{p: p, sized: f}}, nil)
 	}
 }
 
@@ -143,13 +144,13 @@ func (p *peer) respond(f sized) (wait bool) {
 	switch {
 	case p.over != nil:
 		return false
-	case p.waiting > 0 && p.waiting+f.size > p.c.o.typ.Limits.MaxConnBuffer:
+	case p.waiting > p.own && p.waiting-p.own+f.size > p.c.o.typ.Limits.MaxConnBuffer:
 		p.tooSlow()
 		return false
 	}
 	p.waiting += f.size
 	if p.gated == 0 {
-		p.putLocked(f)
+		p.putLocked(f, true)
 		return false
 	}
 	p.gated++

@@ -333,6 +333,9 @@ func (o *object) construct(ctx context.Context) (*activation, error) {
 	case <-timer.C:
 		t.stop()
 		hctx.end() // what SQL runs ends
+		t.mu.Lock()
+		t.conns.rollback(0)
+		t.mu.Unlock()
 		t.endSQL()
 		act.release()
 		ms := timeout.Milliseconds()

@@ -29,8 +29,9 @@ type waiter struct {
 	access access // of the turn, once ready got nil
 	bytes  int64
 	ready  chan error // gets nil when the turn may begin, or why it never will
-	// patient waiters are handlers that left their turn. They stay until they
-	// have one: their code goes on in any case, and must not run beside others.
+	// patient waiters stay until they have a turn: handlers that left theirs, whose
+	// code goes on in any case and must not run beside others; and what has to be
+	// done whatever becomes of the object.
 	patient bool
 	// constructs marks a shared turn that begins as an exclusive one, to run the
 	// constructor, unless another turn has done that meanwhile.
@@ -136,6 +137,9 @@ type wish struct {
 	// waits wishes are not refused for the number of those that wait: events of
 	// connections, each of which has one.
 	waits bool
+	// patient wishes are never refused, and wait for as long as it takes, also over
+	// a reset of the object.
+	patient bool
 }
 
 // enter waits until a turn of the object may begin, and returns what it is.
@@ -147,6 +151,9 @@ func (o *object) enter(ctx context.Context, want wish) (access, error) {
 	limits := &o.typ.Limits
 	timeout := time.NewTimer(limits.MaxQueueWait)
 	defer timeout.Stop()
+	if want.patient {
+		timeout.Stop()
+	}
 	select {
 	case err = <-w.ready:
 		return w.access, err
@@ -191,7 +198,7 @@ func (o *object) line(want wish) (access, *waiter, error) {
 		o.mu.Unlock()
 		return a, nil, nil
 	}
-	if !want.known {
+	if !want.known && !want.patient {
 		if n := len(o.queue.waiting); n >= limits.MaxQueuedCalls && !want.waits {
 			o.mu.Unlock()
 			return a, nil, &durable.OverloadError{Limit: "queued calls", Max: int64(limits.MaxQueuedCalls), Actual: int64(n)}
@@ -201,7 +208,7 @@ func (o *object) line(want wish) (access, *waiter, error) {
 			return a, nil, &durable.OverloadError{Limit: "queued bytes", Max: limits.MaxQueuedBytes, Actual: n}
 		}
 	}
-	w := &waiter{access: a, bytes: want.bytes, ready: make(chan error, 1), constructs: a != want.access}
+	w := &waiter{access: a, bytes: want.bytes, ready: make(chan error, 1), constructs: a != want.access, patient: want.patient}
 	o.queue.waiting = append(o.queue.waiting, w)
 	o.queue.bytes += want.bytes
 	o.mu.Unlock()

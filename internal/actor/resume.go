@@ -382,7 +382,7 @@ func (t *turn) reconnect(c *conn, end ConnEnd, received uint64) (*peer, error) {
 	o.mu.Lock()
 	o.hold()
 	o.mu.Unlock()
-	o.depart(o.now(t.act), items)
+	o.depart(o.now(t.act), items, nil)
 	return p, nil
 }
 

@@ -63,6 +63,7 @@ type turn struct {
 	committed bool               // something, in this turn
 	tasks     []task             // of Go, not begun
 	conns     turnConns
+	own       *peer // what the turn sends to it is sent when it is over; nil: there is none
 
 	// For the watchdog.
 
@@ -275,7 +276,7 @@ func (t *turn) commitLocked(last bool) error {
 	if !v.dirty() && !pendingSQL && !remember && !keeps {
 		v.wrote = false // what savepoints undid before a commit point is settled
 		t.startTasks()
-		t.leaveConns()
+		t.leaveConns(last)
 		return nil
 	}
 	if err := t.act.err(); err != nil {
@@ -319,7 +320,7 @@ func (t *turn) commitLocked(last bool) error {
 	}
 	t.o.keptSessions(b, sessions)
 	t.startTasks()
-	t.leaveConns()
+	t.leaveConns(last)
 	return nil
 }
 

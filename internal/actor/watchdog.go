@@ -89,6 +89,7 @@ func (t *turn) cutOff() {
 	go func() {
 		t.mu.Lock() // may take as long as what the handler does
 		held := t.state.CompareAndSwap(running, done)
+		t.conns.rollback(0) // before the next turn sees it
 		t.mu.Unlock()
 		if held {
 			t.o.leaveTurn(t, true)
