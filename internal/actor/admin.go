@@ -199,10 +199,16 @@ func (h *Host) Delete(ctx context.Context, typ *Type, id durable.ID) (bool, erro
 			return err
 		}
 		t.o.retire(t.act)
-		t.o.disconnect(durable.ErrNoObject, true)
 		return nil
 	})
-	if errors.Is(err, durable.ErrNoObject) {
+	gone := errors.Is(err, durable.ErrNoObject)
+	if err == nil || gone { // it may have connections, and nothing stored
+		_ = h.with(typ, id, func(o *object) error {
+			o.disconnect(durable.ErrNoObject, true)
+			return nil
+		})
+	}
+	if gone {
 		return false, nil
 	}
 	return err == nil, err

@@ -36,7 +36,7 @@ type ConnEnd interface {
 	Send(form any, timeout time.Duration) error
 	// Finish is called once, after the last Send. It makes a Receive that waits
 	// return soon, and tells the peer what err says, where the end does not
-	// do that when [Host.Hold] returns. drop tells that the peer is not there, or
+	// do that when [Held.Serve] returns. drop tells that the peer is not there, or
 	// takes nothing.
 	Finish(err error, drop bool)
 }
@@ -96,7 +96,7 @@ type sized struct {
 type connections struct {
 	methods []*methodConns
 	open    int
-	held    int // calls of Hold
+	held    int // calls of Serve
 	number  uint64
 	tokens  map[string]*conn // of those that can be resumed; nil before the first
 	out     []departure

@@ -9,20 +9,28 @@ import (
 	durable "github.com/durable-go/durable"
 )
 
-// Hold opens a connection of a hibernatable method, or resumes one, and holds it
-// until it is over. It runs the handlers, each in a turn, with values of ctx; while
-// none runs, the object may leave memory. req is the request where only the server
-// streams.
-//
-// It returns nil for a connection that ended as it should, and otherwise what the
-// peer is told. end.Finish was called then, unless the connection was refused
-// before the turn of Open.
-func (h *Host) Hold(ctx context.Context, c Call, end ConnEnd, req proto.Message) error {
+// A Held is a connection that is open, and held by its call.
+type Held struct{ p *peer }
+
+// Connect opens a connection of a hibernatable method, or resumes one. It runs the
+// Open handler in a turn. req is the request where only the server streams. When it
+// returns nil, [Held.Serve] has to be called; otherwise end.Finish was called,
+// unless the connection was refused before the turn of Open.
+func (h *Host) Connect(ctx context.Context, c Call, end ConnEnd, req proto.Message) (Held, error) {
 	p, err := h.connect(ctx, c, end, req)
-	if err != nil {
-		return err
-	}
-	defer h.letGo(p.c.o)
+	return Held{p}, err
+}
+
+// Serve holds the connection until it is over. It runs the handlers, each in a
+// turn, with values of ctx; while none runs, the object may leave memory. It
+// returns nil for a connection that ended as it should, and otherwise what the peer
+// is told; end.Finish was called then.
+//
+// What waits here is what an idle connection takes, so little else should be on the
+// stack.
+func (held Held) Serve(ctx context.Context) error {
+	p := held.p
+	h := p.c.o.host
 	ctx = context.WithoutCancel(ctx) // a message that has come is handled
 	if h.drain.Err() != nil {
 		p.finish(&ending{err: durable.ErrStreamDrained, silent: true})
@@ -80,10 +88,16 @@ func (o *object) open(ctx context.Context, c Call, end ConnEnd, req proto.Messag
 	if err != nil {
 		return nil, err
 	}
+	opened := false
 	m, err := o.inTurn(ctx, wish{access: exclusive, bytes: c.Bytes}, chain, nil, func(t *turn) (err error) {
 		if p, err = o.addConn(c.Method, end, t.start, newSession(c.Resume)); err != nil {
 			return err
 		}
+		defer func() {
+			if !opened { // also when it panics: the next turn must not see it
+				p.c.remove()
+			}
+		}()
 		if p.c.session.Load() != nil {
 			t.mu.Lock()
 			t.noteConn(connEffect{c: p.c, keep: &keep{}})
@@ -102,6 +116,7 @@ func (o *object) open(ctx context.Context, c Call, end ConnEnd, req proto.Messag
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		o.hold()
+		opened = true
 		return nil
 	})
 	if err == nil {
@@ -110,6 +125,9 @@ func (o *object) open(ctx context.Context, c Call, end ConnEnd, req proto.Messag
 	err = o.reply(ctx, m, err)
 	if p != nil {
 		o.refuse(ctx, p, err)
+	}
+	if opened { // but not committed
+		o.host.letGo(o)
 	}
 	return nil, err
 }
@@ -155,9 +173,9 @@ func (p *peer) serve(ctx context.Context) error {
 }
 
 // close ends a peer, of which Receive said received: the connection ends with it,
-// and the handler is told, unless its client may come back.
+// and the handler is told, unless its client may come back. It counts the peer out.
 func (p *peer) close(ctx context.Context, received error) error {
-	c := p.c
+	c, h := p.c, p.c.o.host
 	cause := causeOfEnd(received)
 	switch {
 	case errors.Is(received, durable.ErrStreamDrained):
@@ -169,22 +187,27 @@ func (p *peer) close(ctx context.Context, received error) error {
 		p.finish(&ending{err: cause, drop: true})
 	}
 	e := p.ending()
-	if e != nil {
-		p.wait() // the peer first
-	}
 	switch {
-	case e != nil && e.silent:
-		c.remove()
-	case c.session.Load() != nil && !p.last(ctx):
-	default:
-		told := error(cause)
-		if e != nil {
-			told = c.o.host.endedLocally(e.err)
+	case e == nil: // the peer is there, and closed: the handler may still send, and close
+		if c.session.Load() == nil || p.last(ctx) {
+			c.closed(ctx, cause)
 		}
-		c.closed(ctx, told)
+		p.depart(&ending{err: cause}) // behind that
+		p.wait()
+		h.letGo(c.o)
+	case e.silent:
+		p.wait()
+		c.remove()
+		h.letGo(c.o)
+	default:
+		p.wait()
+		go func() { // the caller does not wait for the handler
+			defer h.letGo(c.o)
+			if c.session.Load() == nil || p.last(ctx) {
+				c.closed(ctx, h.endedLocally(e.err))
+			}
+		}()
 	}
-	p.depart(&ending{err: cause}) // behind what the handler sent
-	p.wait()
 	var closed *durable.CloseError
 	if err := p.ending().err; !errors.As(err, &closed) || closed.Code != durable.CloseNormal {
 		return err

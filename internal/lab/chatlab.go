@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 
+	durable "github.com/durable-go/durable"
 	labv1 "github.com/durable-go/durable/internal/lab/gen/lab/v1"
 	"github.com/durable-go/durable/internal/lab/gen/lab/v1/labv1durable"
 )
@@ -38,6 +39,11 @@ func (c *Chat) close(cause error) {
 
 // A chatLab echoes, unless the lab says otherwise.
 type chatLab struct{ chat *Chat }
+
+// RegisterChat registers the chat labs alone.
+func (l *Lab) RegisterChat(r durable.Registrar) error {
+	return labv1durable.RegisterChatLab(r, l.newChatLab, l.Options...)
+}
 
 func (l *Lab) newChatLab(ctx context.Context, tx labv1durable.ChatLabTx) (labv1durable.ChatLabHandler, error) {
 	l.Constructed.Add(1)

@@ -40,7 +40,7 @@ func (l *Lab) Register(r durable.Registrar) error {
 	return errors.Join(
 		labv1durable.RegisterCounter(r, l.newCounter, l.Options...),
 		labv1durable.RegisterRecorder(r, l.newRecorder, l.Options...),
-		labv1durable.RegisterChatLab(r, l.newChatLab, l.Options...),
+		l.RegisterChat(r),
 		labv1durable.RegisterKVLab(r, l.newKVLab, l.Options...),
 		labv1durable.RegisterSQLLab(r, l.newSQLLab, l.Options...),
 		labv1durable.RegisterAlarmLab(r, l.newAlarmLab, l.Options...),
