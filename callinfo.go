@@ -10,8 +10,8 @@ import (
 type CallInfo struct {
 	// Procedure is the method called, "/package.Service/Method".
 	Procedure string
-	// Protocol is "connect", "grpc" or "grpcweb", and empty for a call from
-	// within the process.
+	// Protocol is "connect", "grpc", "grpcweb" or "websocket", and empty for a call
+	// from within the process.
 	Protocol string
 	// PeerAddr is the caller's network address, if there is one.
 	PeerAddr string
@@ -43,7 +43,7 @@ func (c *CallInfo) RequestHeader() http.Header {
 
 // ResponseHeader returns the headers that leave with the reply; of a stream,
 // with its first message. Set what you like, except names that begin with
-// Connect-, Grpc- or Durable-.
+// Connect-, Grpc- or Durable-. A WebSocket has neither these nor trailers.
 func (c *CallInfo) ResponseHeader() http.Header {
 	if c.header == nil {
 		c.header = http.Header{}

@@ -19,19 +19,26 @@ type port struct {
 	web *http.Server
 }
 
-// listen opens a port, with TLS where the flags say so. flag is the flag that has
-// the address.
-func listen(c config, flag, address string, log *slog.Logger) (*port, error) {
+// newWeb returns a server without a handler.
+func newWeb(log *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	web := &http.Server{
+	return &http.Server{
 		Protocols:         protocols,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		// Streams that only wait end when their caller is gone, as WebSockets do.
+		HTTP2:    &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
+}
+
+// listen opens a port, with TLS where the flags say so. flag is the flag that has
+// the address.
+func listen(c config, flag, address string, log *slog.Logger) (*port, error) {
+	web := newWeb(log)
 	if c.cert != "" {
 		cert, err := tls.LoadX509KeyPair(c.cert, c.certKey)
 		if err != nil {

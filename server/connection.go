@@ -34,6 +34,40 @@ func (clones) encode(msg proto.Message) (any, int, error) {
 	return proto.Clone(msg), proto.Size(msg), nil
 }
 
+// A held is a connection that is open.
+type held struct {
+	actor.Held
+	s  *Server
+	r  *route
+	id durable.ID
+}
+
+// connect opens a connection, or resumes one. Its error is for the caller.
+func (s *Server) connect(ctx context.Context, r *route, outer []candidate, port network) (*held, error) {
+	p, req, err := s.keyed(r, outer, port)
+	if err != nil {
+		return nil, err
+	}
+	call := actor.Call{Type: r.typ, Method: r.method, ID: p.key.id, Name: p.key.name}
+	if call.Resume, err = r.resume(ctx); err != nil {
+		return nil, wireError(err, r, p.key.id)
+	}
+	end := &connEnd{network: port, keyed: p, ctx: ctx}
+	if ctx.Done() == nil {
+		end.ctx = context.Background() // lets go of what Open alone needs
+	}
+	h, err := s.host.Connect(ctx, call, end, req)
+	if err != nil {
+		return nil, s.streamEnded(ctx, err, r, p.key.id)
+	}
+	return &held{h, s, r, p.key.id}, nil
+}
+
+// serve holds the connection until it is over.
+func (h *held) serve(ctx context.Context) error {
+	return h.s.streamEnded(ctx, h.Serve(ctx), h.r, h.id)
+}
+
 // A connEnd is the network end of a connection.
 type connEnd struct {
 	network

@@ -59,7 +59,7 @@ func (s *Server) newHandler() http.Handler {
 	for _, service := range s.mu.services {
 		objects[service] = true
 	}
-	return s.ingress(objects, mux)
+	return s.ingress(objects, s.newSockets(dispatch), mux)
 }
 
 // maxAuxiliaryBytes limits the messages of health and reflection, which ask for
@@ -155,8 +155,9 @@ type (
 
 // ingress takes the key out of the URL and internal headers out of the request,
 // and keeps the response writer for streams. Only the named services, those of
-// objects, can be called with a key in the URL.
-func (s *Server) ingress(objects map[string]bool, next http.Handler) http.Handler {
+// objects, can be called with a key in the URL. A GET of a hibernatable method is
+// for sockets.
+func (s *Server) ingress(objects map[string]bool, sockets *sockets, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for name := range r.Header {
 			if strings.HasPrefix(name, headerPrefix) && name != headerName && name != headerID && name != durable.ResumeHeader {
@@ -176,6 +177,10 @@ func (s *Server) ingress(objects map[string]bool, next http.Handler) http.Handle
 		}
 		if value, ok := s.routes.Load(r.URL.Path); ok && value.(*route).streams() {
 			ctx := withResume(r.Context(), resumeValues(r.Header, r.URL.Query()))
+			if route := value.(*route); route.method.Connection != nil && r.Method == http.MethodGet {
+				sockets.serve(w, r.WithContext(ctx), route)
+				return
+			}
 			r = r.WithContext(context.WithValue(ctx, writerContext{}, w))
 		}
 		next.ServeHTTP(w, r)
@@ -257,6 +262,9 @@ func outerKeys(ctx context.Context, r *route, info *connect.CallInfo) []candidat
 	}
 	if key, ok := ctx.Value(urlKeyContext{}).(urlKey); ok {
 		keys = append(keys, candidate{source: "URL", text: key.text, escaped: true, isID: key.kind == "id"})
+	}
+	if query, ok := ctx.Value(queryKeyContext{}).([]candidate); ok {
+		keys = append(keys, query...)
 	}
 	return keys
 }

@@ -35,6 +35,9 @@ type Server struct {
 		services []string               // full names, in order of registration
 		handler  http.Handler           // nil until Handler was called
 		draining bool
+
+		sockets   int           // WebSockets
+		noSockets chan struct{} // closed when there are none; nil while nobody waits for that
 	}
 	routes sync.Map // procedure → *route
 }
@@ -157,7 +160,9 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.mu.Lock()
 	s.mu.draining = true
 	s.mu.Unlock()
-	return s.host.Drain(ctx)
+	err := s.host.Drain(ctx)
+	s.awaitSockets(ctx)
+	return err
 }
 
 // Close drains the server, waits until everything it committed is durable and
@@ -327,6 +332,10 @@ type options struct {
 	maxMemory    int64
 	maxAlarms    int
 	adminToken   *string // nil: the handler does not serve the admin service
+
+	origins                   []string // of pages that may open WebSockets
+	pingInterval, pingTimeout time.Duration
+	noCompression             bool
 }
 
 func (o *options) check() error {
@@ -343,7 +352,7 @@ func (o *options) check() error {
 			return fmt.Errorf("the default name: %w", err)
 		}
 	}
-	return checkAdminToken(o.adminToken)
+	return errors.Join(o.checkSockets(), checkAdminToken(o.adminToken))
 }
 
 type option func(*options)
@@ -380,8 +389,9 @@ func WithInterceptors(interceptors ...connect.ServerInterceptor) Option {
 }
 
 // WithMaxMessageBytes limits the size of a request message, after decompression.
-// A larger one is refused with code resource exhausted. Default, and where n is
-// 0 or less: 4 MiB.
+// A larger one is refused with code resource exhausted, and over a WebSocket with
+// close code 1009. Default, and where n is 0 or less: 4 MiB. WebSockets have at
+// most 32 MiB.
 func WithMaxMessageBytes(n int) Option {
 	return option(func(o *options) { o.maxMessage = n })
 }

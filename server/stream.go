@@ -16,12 +16,32 @@ import (
 	"github.com/durable-go/durable/internal/actor"
 )
 
-// stream runs a streaming call: it finds out which object it is for, if need be
-// from the first message, and hands it to the host.
+// stream runs a streaming call.
 func (s *Server) stream(ctx context.Context, r *route, outer []candidate, port network) error {
+	if r.method.Connection != nil {
+		held, err := s.connect(ctx, r, outer, port)
+		if err != nil {
+			return err
+		}
+		return held.serve(ctx)
+	}
+	p, req, err := s.keyed(r, outer, port)
+	if err != nil {
+		return err
+	}
+	if _, err := r.resume(ctx); err != nil {
+		return wireError(err, r, p.key.id)
+	}
+	err = s.host.Stream(ctx, actor.Call{Type: r.typ, Method: r.method, ID: p.key.id, Name: p.key.name}, p, req)
+	return s.streamEnded(ctx, err, r, p.key.id)
+}
+
+// keyed finds out which object a streaming call is for, if need be from the first
+// message. It returns the request where only the server streams.
+func (s *Server) keyed(r *route, outer []candidate, port network) (*keyedPort, proto.Message, error) {
 	k, err := r.outer(outer)
 	if err != nil {
-		return wireError(err, r, durable.ID{})
+		return nil, nil, wireError(err, r, durable.ID{})
 	}
 	p := &keyedPort{StreamPort: port, r: r, key: k}
 	var req proto.Message
@@ -29,35 +49,31 @@ func (s *Server) stream(ctx context.Context, r *route, outer []candidate, port n
 	case !r.method.ClientStream:
 		req = r.method.NewRequest()
 		if err := port.Receive(req); err != nil {
-			return notStarted(err, r)
+			return nil, nil, notStarted(err, r)
 		}
 		if p.key, err = r.resolve(outer, req); err != nil {
-			return wireError(err, r, durable.ID{})
+			return nil, nil, wireError(err, r, durable.ID{})
 		}
 	case k.where == "" && r.method.KeyField != nil:
 		if err := p.peek(); err != nil {
-			return notStarted(err, r)
+			return nil, nil, notStarted(err, r)
 		}
 	}
 	if p.key.where == "" {
 		if p.key, err = r.missing(); err != nil {
-			return wireError(err, r, durable.ID{})
+			return nil, nil, wireError(err, r, durable.ID{})
 		}
 	}
-	call := actor.Call{Type: r.typ, Method: r.method, ID: p.key.id, Name: p.key.name}
-	if call.Resume, err = r.resume(ctx); err != nil {
-		return wireError(err, r, p.key.id)
-	}
-	if r.method.Connection != nil {
-		err = s.host.Hold(ctx, call, &connEnd{network: port, keyed: p, ctx: ctx}, req)
-	} else {
-		err = s.host.Stream(ctx, call, p, req)
-	}
+	return p, req, nil
+}
+
+// streamEnded returns what the caller of a stream is told of its end.
+func (s *Server) streamEnded(ctx context.Context, err error, r *route, id durable.ID) error {
 	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), durable.ErrStreamDrained) {
 		err = durable.ErrStreamDrained // it is not the caller who left
 	}
 	if err != nil {
-		return s.ended(err, r, p.key.id)
+		return s.ended(err, r, id)
 	}
 	return nil
 }

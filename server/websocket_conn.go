@@ -1,0 +1,161 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// pings says when a peer is asked whether it is there.
+type pings struct {
+	interval time.Duration // of silence, before it is asked; 0: never
+	timeout  time.Duration // to wait for anything after that
+}
+
+// A socketConn is the network connection under a WebSocket. It follows the frames
+// that come, and asks a peer that is silent whether it is there: it does so in
+// Read, where an idle connection waits, so that this costs neither a goroutine nor
+// a timer.
+type socketConn struct {
+	net.Conn
+	ws     *websocket.Conn
+	frames frames
+	ping   pings
+
+	// The goroutine that reads has these.
+
+	heard   time.Time // the peer was not known to be silent
+	armed   time.Time // the read deadline that is set; zero: none
+	firstBy time.Time // when the first message must be there; zero: none is needed
+	err     error     // of Read, for good
+	lost    bool      // err says that the peer is not there
+
+	writing atomic.Bool // a message is being sent
+	// stopped is what Read returns as soon as it is set.
+	stopped atomic.Pointer[error]
+}
+
+// Read implements [net.Conn]. An error that is a [*durable.CloseError] tells how
+// the peer broke the rules; nothing of the frame that did is returned.
+func (c *socketConn) Read(p []byte) (int, error) {
+	var pinged time.Time
+	c.heard = time.Now() // silence counts while somebody listens
+	for c.err == nil {
+		c.arm(c.due(pinged))
+		if why := c.stopped.Load(); why != nil {
+			c.err = *why
+			break
+		}
+		n, err := c.Conn.Read(p)
+		switch {
+		case n > 0:
+			if n, c.err = c.frames.follow(p[:n]); n > 0 {
+				return n, nil
+			}
+		case err == nil:
+		case isTimeout(err):
+			pinged = c.silent(pinged)
+		case errors.Is(err, io.EOF):
+			c.lose(io.ErrUnexpectedEOF) // io.EOF is a peer that may still receive
+		default:
+			c.lose(err)
+		}
+	}
+	return 0, c.err
+}
+
+// due returns when Read is to look up; zero for never.
+func (c *socketConn) due(pinged time.Time) time.Time {
+	var at time.Time
+	switch {
+	case c.ping.interval == 0:
+	case pinged.IsZero():
+		at = c.heard.Add(c.ping.interval)
+	default:
+		at = pinged.Add(c.ping.timeout)
+	}
+	if !c.firstBy.IsZero() && (at.IsZero() || c.firstBy.Before(at)) {
+		at = c.firstBy
+	}
+	return at
+}
+
+// arm sets the read deadline, unless one is set that is not later: messages that
+// come move what is due, and not the deadline.
+func (c *socketConn) arm(at time.Time) {
+	if at.IsZero() || !c.armed.IsZero() && !at.Before(c.armed) {
+		return
+	}
+	c.armed = at
+	_ = c.SetReadDeadline(at) // the next Read fails if this does
+}
+
+// silent does what is due when a Read has waited long enough.
+func (c *socketConn) silent(pinged time.Time) time.Time {
+	c.armed = time.Time{}
+	now := time.Now()
+	switch {
+	case c.stopped.Load() != nil:
+	case !c.firstBy.IsZero() && !now.Before(c.firstBy):
+		c.err = refusal(closeDeadline, fmt.Sprintf("the first message, which the method needs, did not come within %v", firstMessageTimeout))
+	case c.ping.interval == 0:
+	case !pinged.IsZero() && !now.Before(pinged.Add(c.ping.timeout)):
+		c.lose(fmt.Errorf("nothing came from the peer for %v, nor an answer to a ping", now.Sub(c.heard)))
+	case pinged.IsZero() && !now.Before(c.heard.Add(c.ping.interval)):
+		if c.writing.Load() || c.control(websocket.PingMessage, nil, now.Add(c.ping.timeout)) {
+			c.heard = now // a message is on its way, and has a deadline itself
+			return pinged
+		}
+		return time.Now()
+	}
+	return pinged
+}
+
+func (c *socketConn) lose(err error) { c.err, c.lost = err, true }
+
+// control sends a ping or a pong. It reports whether that had to give way to a
+// message that takes longer than until the deadline.
+func (c *socketConn) control(kind int, data []byte, deadline time.Time) (gaveWay bool) {
+	err := c.ws.WriteControl(kind, data, deadline)
+	switch {
+	case isTimeout(err) && c.writing.Load():
+		return true
+	case err != nil && !errors.Is(err, websocket.ErrCloseSent):
+		c.lose(err)
+	}
+	return false
+}
+
+// stop makes a Read that waits, and those to come, return why.
+func (c *socketConn) stop(why error) {
+	c.stopped.CompareAndSwap(nil, &why)
+	_ = c.SetReadDeadline(time.Unix(1, 0))
+}
+
+// linger waits until the peer has closed too, for at most closeTimeout, so that
+// it can read what was sent: to close at once would reset a connection on which
+// something is still to be read. No other Read may be under way.
+func (c *socketConn) linger() {
+	_ = c.SetReadDeadline(time.Now().Add(closeTimeout))
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && c.frames.err != nil {
+		_ = half.CloseWrite() // its close frame would not be recognized
+	}
+	buf := make([]byte, 512)
+	for !c.frames.closed {
+		n, err := c.Conn.Read(buf)
+		if err != nil {
+			return
+		}
+		_, _ = c.frames.follow(buf[:n])
+	}
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
