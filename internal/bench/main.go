@@ -48,7 +48,7 @@ func run() error {
 	flag.IntVar(&s.objects, "objects", 100_000, "how many objects there are")
 	flag.DurationVar(&s.length, "length", 1500*time.Millisecond, "how long each figure is measured in a round")
 	flag.IntVar(&s.rounds, "rounds", 3, "how often each figure is measured; the median counts")
-	flag.StringVar(&s.only, "only", "", "measure only the parts whose names begin with one of these, separated by commas: calls, pebble, life, sql, alarms, sleepers")
+	flag.StringVar(&s.only, "only", "", "measure only the parts whose names begin with one of these, separated by commas: calls, pebble, life, sql, alarms, sleepers, connections")
 	flag.StringVar(&s.match, "match", "", "of the calls, measure only the echo and those whose protocol, callers and kind, as in \"gRPC, h2c/64/read\", hold this text; of SQL, the transactions whose names do")
 	flag.StringVar(&s.profile, "profile", "", "write a CPU profile of the server process during the first call figure that is not the echo to this file")
 	flag.Parse()
@@ -77,6 +77,7 @@ func run() error {
 		{"sql", measureSQL},
 		{"alarms", measureAlarms},
 		{"sleepers", measureSleepers},
+		{"connections", measureConns},
 	}
 	for _, p := range parts {
 		if !wanted(s.only, p.name) {

@@ -36,6 +36,8 @@ type stats struct {
 	Active  int           // objects in memory
 	Threads int           // goroutines
 	Files   int           // open file descriptors
+	// Bytes in use after a collection, and what of the process is in memory.
+	HeapInUse, Stacks, Resident uint64
 }
 
 // serveMain is the server process: objects, an echo and its own figures on one
@@ -56,6 +58,9 @@ func serveMain(data string) error {
 	if err := labv1durable.RegisterAlarmLab(s, newSleeper(nil)); err != nil {
 		return err
 	}
+	if err := registerRooms(s); err != nil {
+		return err
+	}
 	theServer.Store(s)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -73,6 +78,8 @@ func serveMain(data string) error {
 func fallback(engine *pebblekv.Engine) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.Handle("/debug/pprof/heap", pprof.Handler("heap"))
+	mux.Handle("/debug/pprof/goroutine", pprof.Handler("goroutine"))
 	echo := connect.NewServer()
 	echo.Register(connect.Method{
 		Spec: connect.Spec{Procedure: echoProcedure},
@@ -85,6 +92,7 @@ func fallback(engine *pebblekv.Engine) http.Handler {
 		},
 	})
 	connecthttp.Mount(mux, echo)
+	mux.HandleFunc(echoPath, bareEcho)
 	mux.HandleFunc("/stats", func(w http.ResponseWriter, r *http.Request) {
 		m := engine.Metrics()
 		st := stats{CPU: cpuTime(), Syncs: m.WALSyncs, WAL: m.WALBytes}
@@ -95,6 +103,7 @@ func fallback(engine *pebblekv.Engine) http.Handler {
 			runtime.ReadMemStats(&mem)
 			st.Heap, st.Active, st.Threads = mem.HeapAlloc, theServer.Load().Active(), runtime.NumGoroutine()
 			st.Files = openFiles()
+			st.HeapInUse, st.Stacks, st.Resident = memoryInUse()
 		}
 		_ = json.NewEncoder(w).Encode(st)
 	})
