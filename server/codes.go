@@ -205,6 +205,8 @@ func judge(err error) (v verdict) {
 		v = verdict{code: coded.Code(), message: coded.Message(), flags: byHandler}
 	case errors.As(err, &resume):
 		v = verdict{code: connect.CodeInvalidArgument, reason: durablev1.ErrorReason_ERROR_REASON_RESUME_INVALID, message: resume.problem}
+	case errors.As(err, &closed) && errors.As(closed.Err, &keyErr):
+		v = judge(keyErr)
 	case errors.As(err, &closed):
 		v = verdict{
 			code: connectCode(closed.Code), reason: durablev1.ErrorReason_ERROR_REASON_CONNECTION_CLOSED,

@@ -21,6 +21,7 @@ type network interface {
 	encoding() any
 	encode(msg proto.Message) (form any, size int, err error)
 	sendForm(form any, timeout time.Duration) error
+	quick() bool
 	finish(err error, drop bool)
 }
 
@@ -68,6 +69,9 @@ func (h *held) serve(ctx context.Context) error {
 	return h.s.streamEnded(ctx, h.Serve(ctx), h.r, h.id)
 }
 
+// quick implements [network].
+func (clones) quick() bool { return false }
+
 // A connEnd is the network end of a connection.
 type connEnd struct {
 	network
@@ -88,6 +92,9 @@ func (e *connEnd) Encode(msg proto.Message) (any, int, error) { return e.encode(
 // Send implements [actor.ConnEnd].
 func (e *connEnd) Send(form any, timeout time.Duration) error { return e.sendForm(form, timeout) }
 
+// Quick implements [actor.ConnEnd].
+func (e *connEnd) Quick() bool { return e.quick() }
+
 // Receive implements [actor.ConnEnd].
 func (e *connEnd) Receive(msg proto.Message) error {
 	if !e.keyed.r.method.ClientStream {
@@ -97,7 +104,22 @@ func (e *connEnd) Receive(msg proto.Message) error {
 	if err != nil && e.ctx.Err() != nil {
 		err = context.Cause(e.ctx)
 	}
-	return e.slowly(err)
+	return broken(e.slowly(err))
+}
+
+// broken returns the error of a message that cannot be taken as the end of a
+// connection whose peer is there, and is told.
+func broken(err error) error {
+	var key *durable.KeyError
+	var coded *connect.Error
+	switch {
+	case errors.As(err, &key):
+	case errors.As(err, &coded) && (coded.Code() == connect.CodeResourceExhausted || coded.Code() == connect.CodeInvalidArgument):
+	default:
+		return err
+	}
+	code, reason := closeStatus(err)
+	return &durable.CloseError{Code: code, Reason: reason, Clean: true, Local: true, Err: err}
 }
 
 // slowly tells an end that the server made itself, because the peer was too slow.

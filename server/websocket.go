@@ -257,7 +257,7 @@ func (p *socket) upgrade(w http.ResponseWriter, req *http.Request, subprotocol s
 		return false
 	}
 	p.ws, p.conn.ws = ws, ws
-	p.conn.ping = p.group.ping
+	p.conn.ping, p.conn.patience = p.group.ping, p.route.typ.Limits.SendTimeout
 	p.conn.frames.limit = p.group.maxMessage
 	p.conn.frames.deflate = upgrader.EnableCompression && strings.Contains(extensions, "permessage-deflate")
 	ws.SetCloseHandler(func(int, string) error { return nil }) // the Close handler of the object comes first

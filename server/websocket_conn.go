@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -23,9 +24,10 @@ type pings struct {
 // a timer.
 type socketConn struct {
 	net.Conn
-	ws     *websocket.Conn
-	frames frames
-	ping   pings
+	ws       *websocket.Conn
+	frames   frames
+	ping     pings
+	patience time.Duration // how long a peer may take to receive a message
 
 	// The goroutine that reads has these.
 
@@ -36,6 +38,8 @@ type socketConn struct {
 	lost    bool      // err says that the peer is not there
 
 	writing atomic.Bool // a message is being sent
+	// rest is what of a Write takes longer; nil or done: nothing does.
+	rest atomic.Pointer[restOfWrite]
 	// stopped is what Read returns as soon as it is set.
 	stopped atomic.Pointer[error]
 }
@@ -129,6 +133,64 @@ func (c *socketConn) control(kind int, data []byte, deadline time.Time) (gaveWay
 		c.lose(err)
 	}
 	return false
+}
+
+// A restOfWrite is a Write that goes on without its caller.
+type restOfWrite struct {
+	done chan struct{}
+	err  error // when done
+}
+
+// briefly is how long a Write takes the time of its caller.
+const briefly = 2 * time.Millisecond
+
+// Write implements [net.Conn]. What cannot be written at once, over TCP, is written
+// by a goroutine, which the next Write waits for: the goroutine that receives also
+// sends answers, and a peer that sends on before it reads must not be kept waiting
+// by that. It fails like a Write of its own, by stopping the connection.
+func (c *socketConn) Write(b []byte) (int, error) {
+	if rest := c.rest.Load(); rest != nil {
+		<-rest.done
+		if rest.err != nil {
+			return 0, rest.err
+		}
+	}
+	if !c.isTCP() {
+		return c.Conn.Write(b)
+	}
+	_ = c.Conn.SetWriteDeadline(time.Now().Add(briefly)) // Write fails if this does
+	n, err := c.Conn.Write(b)
+	if !isTimeout(err) {
+		return n, err
+	}
+	rest, data := &restOfWrite{done: make(chan struct{})}, bytes.Clone(b[n:])
+	c.rest.Store(rest)
+	_ = c.Conn.SetWriteDeadline(time.Now().Add(c.patience))
+	go func() {
+		defer close(rest.done)
+		if _, rest.err = c.Conn.Write(data); isTimeout(rest.err) {
+			c.stop(slowPeer(rest.err))
+		}
+	}()
+	return len(b), nil
+}
+
+// isTCP reports whether a Write can be cut short and go on: TLS cannot.
+func (c *socketConn) isTCP() bool {
+	_, ok := c.Conn.(*net.TCPConn)
+	return ok
+}
+
+// quick reports whether a Write will most likely return at once.
+func (c *socketConn) quick() bool {
+	if rest := c.rest.Load(); rest != nil {
+		select {
+		case <-rest.done:
+		default:
+			return false
+		}
+	}
+	return c.isTCP()
 }
 
 // stop makes a Read that waits, and those to come, return why.

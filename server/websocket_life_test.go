@@ -255,6 +255,21 @@ func TestSocketFirstMessageIsAwaited(t *testing.T) {
 			})
 		})
 	}
+	t.Run("it came", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			// The way that notes it last is that through interceptors.
+			through := func(next connect.ServerFunc) connect.ServerFunc { return next }
+			s := startChat(t, new(lab.Lab), server.WithInterceptors(through))
+			p := openSocket(t, s, "/-/name/room"+watchPath)
+			p.text("{}")
+			go func() {
+				time.Sleep(time.Hour + time.Second)
+				_, _ = labv1durable.NewChatLabClient(s.Conn()).GetByName("room").Say(t.Context(), &labv1.SayRequest{Text: "late"})
+			}()
+			p.wants(websocket.TextMessage, &labv1.WatchResponse{Text: "late"})
+			p.closes(durable.CloseNormal, "")
+		})
+	})
 	t.Run("none is needed", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := openSocket(t, startChat(t, new(lab.Lab)), roomPath)

@@ -268,12 +268,11 @@ func (p *socket) Send(msg proto.Message) error {
 	return p.sendForm(form, p.route.typ.Limits.SendTimeout)
 }
 
+// quick implements [network].
+func (p *socket) quick() bool { return p.conn.quick() }
+
 // finish implements [network].
 func (p *socket) finish(err error, drop bool) {
-	var key *durable.KeyError
-	if errors.As(err, &key) { // what ended it is a message, and the peer is there
-		err, drop = wireError(key, p.route, durable.ID{}), false
-	}
 	if drop {
 		p.told.Store(true)
 		_ = p.conn.Close()
@@ -333,6 +332,7 @@ func (w *wrappedSocket) Send(msg proto.Message) error { return w.stream.Send(msg
 func (w *wrappedSocket) encoding() any                              { return clones{}.encoding() }
 func (w *wrappedSocket) encode(msg proto.Message) (any, int, error) { return clones{}.encode(msg) }
 func (w *wrappedSocket) finish(err error, drop bool)                { w.socket.finish(err, drop) }
+func (w *wrappedSocket) quick() bool                                { return false }
 func (w *wrappedSocket) awaitEnd(msg proto.Message) error           { return w.socket.awaitEnd(msg) }
 
 // sendForm implements [network]. The timeout is that of the type, as that of Send.

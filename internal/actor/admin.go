@@ -16,7 +16,12 @@ import (
 // bare runs fn in a turn that does not run the constructor: on the activation
 // where there is one, and on what is stored otherwise.
 func (o *object) bare(ctx context.Context, a access, fn func(t *turn) error) (mark, error) {
-	if _, err := o.enter(ctx, wish{access: a, known: true}); err != nil {
+	return o.bareWish(ctx, wish{access: a, known: true}, fn)
+}
+
+func (o *object) bareWish(ctx context.Context, want wish, fn func(t *turn) error) (mark, error) {
+	a := want.access
+	if _, err := o.enter(ctx, want); err != nil {
 		return mark{}, err
 	}
 	act := o.settled()

@@ -34,6 +34,9 @@ type ConnEnd interface {
 	// [durable.ErrSlowPeer]. The form nil is sent before any other, when the
 	// connection was accepted.
 	Send(form any, timeout time.Duration) error
+	// Quick reports whether a Send will most likely not wait for the peer, and does
+	// not keep Receive from going on if it does.
+	Quick() bool
 	// Finish is called once, after the last Send. It makes a Receive that waits
 	// return soon, and tells the peer what err says, where the end does not
 	// do that when [Held.Serve] returns. drop tells that the peer is not there, or
@@ -58,6 +61,8 @@ type conn struct {
 	tags       []string
 	attachment []byte
 	closing    bool                    // the running turn, or one before, closes it
+	opening    bool                    // Open has not committed; mu of the object guards it
+	gone       atomic.Bool             // handlers see it no more
 	session    atomic.Pointer[session] // nil: it ends with its peer
 }
 
@@ -75,6 +80,7 @@ type peer struct {
 	// over is set when nothing more is taken: what the peer is told, after forms.
 	over     *ending
 	finished bool          // over, and the peer was told
+	closed   bool          // counted out; the goroutine that serves it has this
 	done     chan struct{} // closed when finished; nil while nobody waits for that
 }
 
@@ -100,7 +106,9 @@ type connections struct {
 	number  uint64
 	tokens  map[string]*conn // of those that can be resumed; nil before the first
 	out     []departure
-	resumed bool  // connections that can be resumed were read from the store
+	// shard is that from which the connections that can be resumed were read; nil:
+	// they were not.
+	shard   *shardHandle
 	timer   int64 // when the timer of these is due, in milliseconds; 0: it is not set
 	leaving bool  // a goroutine takes departures
 }
@@ -165,7 +173,7 @@ func (o *object) connCount() int {
 	return o.conns.open
 }
 
-// addConn makes a connection and adds it to those that handlers see.
+// addConn makes a connection, for Open, and adds it to those of the object.
 func (o *object) addConn(m *durable.Method, end ConnEnd, now time.Time, s *session) (*peer, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -177,7 +185,7 @@ func (o *object) addConn(m *durable.Method, end ConnEnd, now time.Time, s *sessi
 		return nil, &durable.OverloadError{Limit: "connections", Max: int64(limit), Actual: int64(o.conns.open)}
 	}
 	o.conns.number++
-	c := &conn{o: o, group: g, id: rand.Text(), number: o.conns.number, opened: now}
+	c := &conn{o: o, group: g, id: rand.Text(), number: o.conns.number, opened: now, opening: true}
 	c.session.Store(s)
 	p := &peer{c: c, end: end}
 	c.peer.Store(p)
@@ -199,25 +207,27 @@ func (g *methodConns) add(c *conn) {
 	}
 }
 
-// remove takes a connection from those that handlers see, if it is there.
-func (c *conn) remove() {
+// remove takes a connection from those that handlers see, and reports whether it
+// was there.
+func (c *conn) remove() bool {
 	c.o.mu.Lock()
 	defer c.o.mu.Unlock()
-	c.removeLocked()
+	return c.removeLocked()
 }
 
-func (c *conn) removeLocked() {
+func (c *conn) removeLocked() bool {
 	o := c.o
-	var was bool
-	if c.group.all, was = without(c.group.all, c); !was {
-		return
+	if c.gone.Swap(true) {
+		return false
 	}
+	c.group.all = without(c.group.all, c)
 	o.conns.open--
 	o.host.conns.Add(-1)
 	c.unindex()
 	if s := c.session.Load(); s != nil && o.conns.tokens[s.token] == c {
 		delete(o.conns.tokens, s.token)
 	}
+	return true
 }
 
 // with returns conns and c, in order of their numbers. It is one of the last, but
@@ -230,15 +240,15 @@ func with(conns []*conn, c *conn) []*conn {
 	return conns
 }
 
-// without returns conns without c, and whether it was there.
-func without(conns []*conn, c *conn) ([]*conn, bool) {
+// without returns conns without c.
+func without(conns []*conn, c *conn) []*conn {
 	i, found := slices.BinarySearchFunc(conns, c.number, func(other *conn, n uint64) int {
 		return int(min(max(int64(other.number)-int64(n), -1), 1))
 	})
 	if !found {
-		return conns, false
+		return conns
 	}
-	return slices.Delete(conns, i, i+1), true
+	return slices.Delete(conns, i, i+1)
 }
 
 // retag changes the tags of a connection.
@@ -266,17 +276,18 @@ func (c *conn) index() {
 // the object.
 func (c *conn) unindex() {
 	for _, tag := range c.tags {
-		if rest, was := without(c.group.byTag[tag], c); was && len(rest) == 0 {
-			delete(c.group.byTag, tag)
-		} else {
+		if rest := without(c.group.byTag[tag], c); len(rest) > 0 {
 			c.group.byTag[tag] = rest
+		} else {
+			delete(c.group.byTag, tag)
 		}
 	}
 }
 
-// listConns returns the connections of a method that are open and have all of
-// the tags, in the order in which they were accepted.
-func (o *object) listConns(procedure string, tags []string) []*conn {
+// listConns returns the connections of a method that have all of the tags, in the
+// order in which they were accepted. Those that wait in Open are left out, but for
+// own.
+func (o *object) listConns(procedure string, tags []string, own *conn) []*conn {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.conns == nil {
@@ -286,26 +297,21 @@ func (o *object) listConns(procedure string, tags []string) []*conn {
 		if g.method.Procedure != procedure {
 			continue
 		}
-		if len(tags) == 0 {
-			return slices.Clone(g.all)
+		candidates := g.all
+		if len(tags) > 0 {
+			candidates = g.byTag[tags[0]]
+			tags = tags[1:]
 		}
-		var found []*conn
-		for _, c := range g.byTag[tags[0]] {
-			if !slices.ContainsFunc(tags[1:], func(tag string) bool { return !slices.Contains(c.tags, tag) }) {
+		found := make([]*conn, 0, len(candidates))
+		for _, c := range candidates {
+			missing := slices.ContainsFunc(tags, func(tag string) bool { return !slices.Contains(c.tags, tag) })
+			if !missing && (!c.opening || c == own) {
 				found = append(found, c)
 			}
 		}
 		return found
 	}
 	return nil
-}
-
-// isOpen reports whether messages can be sent. The caller holds the turn.
-func (c *conn) isOpen() bool {
-	if c.closing {
-		return false
-	}
-	return c.session.Load() != nil || c.peer.Load().ending() == nil
 }
 
 // ending returns how the peer ends, nil while it is there.
@@ -465,10 +471,10 @@ func (p *peer) write() {
 			p.mu.Lock()
 			p.waiting -= f.size
 			if err != nil {
-				p.forms = nil
-				p.endLocked(&ending{err: sendFailed(err), drop: true})
+				p.cut(sendFailed(err))
 			}
-			if p.over != nil && p.forms == nil && (p.over.drop || errors.Is(p.over.err, durable.ErrSlowPeer)) {
+			if p.over != nil && (p.over.drop || errors.Is(p.over.err, durable.ErrSlowPeer)) {
+				p.forms = nil
 				break // the rest is not sent
 			}
 		}
@@ -483,6 +489,17 @@ func (p *peer) write() {
 		}
 	}
 	p.writing = false
+}
+
+// cut ends a peer to which nothing can be sent, also when it is to end after what
+// waits. The caller holds mu.
+func (p *peer) cut(err error) {
+	e := ending{err: err}
+	if p.over != nil {
+		e = *p.over
+	}
+	e.drop = true
+	p.over = &e
 }
 
 // sendFailed returns the cause of the end of a connection to whose peer nothing

@@ -30,12 +30,25 @@ func (h *Host) Connect(ctx context.Context, c Call, end ConnEnd, req proto.Messa
 // stack.
 func (held Held) Serve(ctx context.Context) error {
 	p := held.p
-	h := p.c.o.host
+	defer p.abandoned()
 	ctx = context.WithoutCancel(ctx) // a message that has come is handled
-	if h.drain.Err() != nil {
+	if p.c.o.host.drain.Err() != nil {
 		p.finish(&ending{err: durable.ErrStreamDrained, silent: true})
 	}
 	return p.close(ctx, p.serve(ctx))
+}
+
+// abandoned lets go of a peer when a handler ended the goroutine that serves it.
+func (p *peer) abandoned() {
+	if p.closed {
+		return
+	}
+	p.finish(&ending{err: durable.ErrReset})
+	p.wait()
+	go func() {
+		defer p.c.o.host.letGo(p.c.o)
+		p.tell(context.Background(), p.c.o.host.endedLocally(durable.ErrReset))
+	}()
 }
 
 // connect opens or resumes a connection. When it returns nil the peer is counted
@@ -61,8 +74,11 @@ func (h *Host) connect(ctx context.Context, c Call, end ConnEnd, req proto.Messa
 	}
 }
 
-// hold counts a peer as held. The caller holds mu.
-func (o *object) hold() {
+// accept counts the peer of a connection as held, and lets handlers see it.
+func (o *object) accept(c *conn) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c.opening = false
 	o.conns.held++
 	o.host.mu.Lock()
 	o.host.mu.held++
@@ -88,34 +104,34 @@ func (o *object) open(ctx context.Context, c Call, end ConnEnd, req proto.Messag
 	if err != nil {
 		return nil, err
 	}
-	opened := false
 	m, err := o.inTurn(ctx, wish{access: exclusive, bytes: c.Bytes}, chain, nil, func(t *turn) (err error) {
 		if p, err = o.addConn(c.Method, end, t.start, newSession(c.Resume)); err != nil {
 			return err
 		}
+		opened := false
 		defer func() {
 			if !opened { // also when it panics: the next turn must not see it
 				p.c.remove()
 			}
 		}()
+		t.opens = p.c
 		if p.c.session.Load() != nil {
 			t.mu.Lock()
-			t.noteConn(connEffect{c: p.c, keep: &keep{}})
+			t.noteConn(connEffect{c: p.c, keep: &keep{record: true}})
 			t.mu.Unlock()
 		}
 		hctx := t.handling(ctx, c.Method.Procedure, o.typ.Limits.EventTimeout)
 		defer hctx.end()
-		if err := c.Method.Connection.Open(hctx, t.act.handler, txHandle{t}, connHandle{t, p.c, true}, req); err != nil {
+		if err := c.Method.Connection.Open(hctx, t.act.handler, txHandle{t}, connHandle{t, p.c, isOpening}, req); err != nil {
 			return err
 		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
+		e := connEffect{c: p.c, accepted: true}
 		if p.reserve(0) == nil {
-			t.noteConn(connEffect{c: p.c, p: p}) // it was accepted
+			e.p = p // its first form, which tells that it was accepted
 		}
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		o.hold()
+		t.noteConn(e)
 		opened = true
 		return nil
 	})
@@ -124,23 +140,24 @@ func (o *object) open(ctx context.Context, c Call, end ConnEnd, req proto.Messag
 	}
 	err = o.reply(ctx, m, err)
 	if p != nil {
-		o.refuse(ctx, p, err)
-	}
-	if opened { // but not committed
-		o.host.letGo(o)
+		o.refuse(p, err, m.effects)
 	}
 	return nil, err
 }
 
-// refuse takes a connection back that was not opened.
-func (o *object) refuse(ctx context.Context, p *peer, err error) {
-	if p.c.session.Load() != nil { // a commit point in Open may have stored it
-		_, _ = o.bare(context.WithoutCancel(ctx), exclusive, func(t *turn) error { return t.forgetSession(p.c) })
-	}
+// refuse takes a connection back that was not opened. stored tells that a commit
+// point in Open may have stored it, or sent something.
+func (o *object) refuse(p *peer, err error, stored bool) {
 	p.c.remove()
-	p.finish(&ending{err: err}) // a commit point in Open may have sent something
+	if stored && p.c.session.Load() != nil {
+		_, _ = o.bareWish(context.Background(), patiently, func(t *turn) error { return t.forgetSession(p.c) })
+	}
+	p.finish(&ending{err: err})
 	p.wait()
 }
+
+// patiently is the wish of what has to be done, whatever becomes of the object.
+var patiently = wish{access: exclusive, patient: true}
 
 // serve handles the messages of the peer, one after another, until one side ends
 // the peer. It returns what Receive said last.
@@ -161,7 +178,9 @@ func (p *peer) serve(ctx context.Context) error {
 		}
 		begun, err := p.c.event(ctx, wish{access: exclusive, bytes: int64(proto.Size(req)), waits: true}, "message",
 			func(ctx context.Context, t *turn) error {
-				t.own = p // so that an answer needs no other goroutine
+				if p.end.Quick() {
+					t.own = p // so that an answer needs no other goroutine
+				}
 				return m.Connection.Message(ctx, t.act.handler, txHandle{t}, connHandle{t: t, c: p.c}, req)
 			})
 		p.flush()
@@ -189,23 +208,24 @@ func (p *peer) close(ctx context.Context, received error) error {
 	e := p.ending()
 	switch {
 	case e == nil: // the peer is there, and closed: the handler may still send, and close
-		if c.session.Load() == nil || p.last(ctx) {
-			c.closed(ctx, cause)
-		}
+		p.tell(ctx, cause)
 		p.depart(&ending{err: cause}) // behind that
 		p.wait()
+		p.closed = true
 		h.letGo(c.o)
 	case e.silent:
 		p.wait()
-		c.remove()
+		if c.session.Load() == nil { // others are there again after a restart
+			c.remove()
+		}
+		p.closed = true
 		h.letGo(c.o)
 	default:
 		p.wait()
+		p.closed = true
 		go func() { // the caller does not wait for the handler
 			defer h.letGo(c.o)
-			if c.session.Load() == nil || p.last(ctx) {
-				c.closed(ctx, h.endedLocally(e.err))
-			}
+			p.tell(ctx, h.endedLocally(e.err))
 		}()
 	}
 	var closed *durable.CloseError
@@ -215,26 +235,40 @@ func (p *peer) close(ctx context.Context, received error) error {
 	return nil
 }
 
+// tell tells the handler of the end of a connection, unless its client may come
+// back, or it was told.
+func (p *peer) tell(ctx context.Context, cause error) {
+	last := false
+	if p.c.session.Load() == nil {
+		last = p.c.remove()
+	} else {
+		last = p.last()
+	}
+	if last {
+		p.c.closed(ctx, cause)
+	}
+}
+
 // depart ends a peer behind what was sent before.
 func (p *peer) depart(e *ending) { p.c.o.depart(mark{}, []departing{{p: p, end: e}}, nil) }
 
-// closed takes a connection from those that handlers see and tells the handler of
-// its end.
+// closed tells the handler of the end of a connection that was removed.
 func (c *conn) closed(ctx context.Context, cause error) {
 	o := c.o
 	o.host.retain(o)
 	defer o.host.release(o)
-	c.remove()
-	_, err := c.event(ctx, wish{access: exclusive, patient: true}, "close", func(ctx context.Context, t *turn) error {
+	_, err := c.event(ctx, patiently, "close", func(ctx context.Context, t *turn) error {
 		if c.session.Load() != nil {
 			if err := t.forgetSession(c); err != nil {
 				return err
 			}
 		}
-		return c.group.method.Connection.Close(ctx, t.act.handler, txHandle{t}, connHandle{t: t, c: c}, cause)
+		return c.group.method.Connection.Close(ctx, t.act.handler, txHandle{t}, connHandle{t, c, isClosing}, cause)
 	})
-	if err != nil && c.session.Load() != nil { // whatever becomes of the handler
-		_, _ = o.bare(ctx, exclusive, func(t *turn) error { return t.forgetSession(c) })
+	// Whatever becomes of the handler; but one that did not run because the server
+	// ends will be told after the next start.
+	if err != nil && c.session.Load() != nil && !errors.Is(err, durable.ErrDraining) {
+		_, _ = o.bareWish(ctx, patiently, func(t *turn) error { return t.forgetSession(c) })
 	}
 }
 
@@ -266,6 +300,9 @@ func (c *conn) event(ctx context.Context, want wish, what string, fn func(ctx co
 		return false, err
 	}
 	_, err = o.inTurn(ctx, want, chain, nil, func(t *turn) error {
+		if c.gone.Load() && !want.patient { // it ended, or was loaded anew, while this waited
+			return durable.ErrReset
+		}
 		begun = true
 		hctx := t.handling(ctx, c.group.method.Procedure, o.typ.Limits.EventTimeout)
 		defer hctx.end()

@@ -102,6 +102,9 @@ func (p *testPeer) say(text string) {
 	}
 }
 
+// Quick implements [ConnEnd].
+func (p *testPeer) Quick() bool { return false }
+
 // hold opens a connection.
 func (h *testHost) hold(key string, m *durable.Method, p *testPeer) {
 	go func() {

@@ -29,7 +29,9 @@ type connEffect struct {
 	end  *ending // the connection is closed
 	undo func()  // changes back what handlers see; nil where that is nothing
 	auto *autoSetting
-	keep *keep // what the store has to know of a connection that can be resumed; nil: nothing
+	// accepted is set where the peer is accepted with the commit.
+	accepted bool
+	keep     *keep // what the store has to know of a connection that can be resumed; nil: nothing
 }
 
 // An autoSetting is an auto-response that a turn sets. Since messages are matched
@@ -66,6 +68,9 @@ func (t *turn) leaveConns(last bool) {
 		if e.auto != nil {
 			e.auto.of.auto.Store(e.auto.auto)
 		}
+		if e.accepted {
+			t.o.accept(e.c)
+		}
 		if e.p == nil {
 			if e.end != nil { // nobody holds it who would see that
 				go t.o.closeAway(e.c, e.end.err)
@@ -80,6 +85,7 @@ func (t *turn) leaveConns(last bool) {
 	if len(items) == 0 {
 		return
 	}
+	t.sent = true
 	own := t.own
 	if !last {
 		own = nil
@@ -92,11 +98,38 @@ func (t *turn) noteConn(e connEffect) { t.conns.effects = append(t.conns.effects
 
 // A connHandle is the [durable.ConnPort] of a connection in one turn.
 type connHandle struct {
-	t *turn
-	c *conn
-	// accepting is set in Open.
-	accepting bool
+	t     *turn
+	c     *conn
+	stage connStage
 }
+
+// A connStage says which handler has a handle.
+type connStage uint8
+
+const (
+	isOpen    connStage = iota
+	isOpening           // Open, which may set tags
+	isClosing           // Close, when it is not listed any more
+)
+
+// takes reports whether messages can be sent.
+func (h connHandle) takes() bool {
+	c := h.c
+	p := c.peer.Load()
+	there := p != nil && p.ending() == nil
+	switch {
+	case c.closing:
+		return false
+	case h.stage == isClosing:
+		return there
+	case c.gone.Load():
+		return false
+	}
+	return there || c.session.Load() != nil
+}
+
+// kept reports whether the store has to know what becomes of the connection.
+func (h connHandle) kept() bool { return h.stage != isClosing && h.c.session.Load() != nil }
 
 // ID implements [durable.ConnReader].
 func (h connHandle) ID() string { return h.c.id }
@@ -133,11 +166,11 @@ func (h connHandle) Send(msg *durable.ConnMessage) error {
 	if err := t.live(); err != nil {
 		return err
 	}
-	if !c.isOpen() {
+	if !h.takes() {
 		return durable.ErrConnClosed
 	}
 	e := connEffect{c: c, p: c.peer.Load()}
-	if c.session.Load() != nil {
+	if h.kept() {
 		data, err := encodeKept(msg)
 		if err != nil {
 			return err
@@ -149,7 +182,7 @@ func (h connHandle) Send(msg *durable.ConnMessage) error {
 		if e.form, err = e.p.encode(msg); err != nil {
 			return notEncoded(err)
 		}
-		if err = e.p.reserve(e.form.size); c.session.Load() != nil && errors.Is(err, durable.ErrConnClosed) {
+		if err = e.p.reserve(e.form.size); h.kept() && errors.Is(err, durable.ErrConnClosed) {
 			e.p, err = nil, nil // it is kept for the client
 		}
 		if err != nil {
@@ -177,11 +210,15 @@ func (h connHandle) Close(code durable.CloseCode, reason string) error {
 	if err := t.live(); err != nil {
 		return err
 	}
-	if !c.isOpen() {
+	if !h.takes() {
 		return durable.ErrConnClosed
 	}
 	end := &ending{err: &durable.CloseError{Code: code, Reason: reason, Clean: true, Local: true}, closed: true}
-	t.noteConn(connEffect{c: c, p: c.peer.Load(), end: end, undo: func() { c.closing = false }})
+	e := connEffect{c: c, p: c.peer.Load(), end: end, undo: func() { c.closing = false }}
+	if h.kept() {
+		e.keep = &keep{forget: true}
+	}
+	t.noteConn(e)
 	c.closing = true
 	return nil
 }
@@ -189,7 +226,7 @@ func (h connHandle) Close(code durable.CloseCode, reason string) error {
 // SetTags implements [durable.ConnPort].
 func (h connHandle) SetTags(tags []string) error {
 	t, c := h.t, h.c
-	if !h.accepting {
+	if h.stage != isOpening {
 		return fmt.Errorf("%w: tags are set in Open", durable.ErrInvalidArgument)
 	}
 	var distinct []string
@@ -234,10 +271,13 @@ func (h connHandle) SetAttachment(msg proto.Message) error {
 	if err := t.live(); err != nil {
 		return err
 	}
+	if c.gone.Load() && h.stage != isClosing {
+		return durable.ErrConnClosed
+	}
 	before := c.attachment
 	e := connEffect{c: c, undo: func() { c.attachment = before }}
-	if c.session.Load() != nil {
-		e.keep = &keep{}
+	if h.kept() {
+		e.keep = &keep{record: true}
 	}
 	t.noteConn(e)
 	t.conns.wrote = true
@@ -286,8 +326,8 @@ func (p *turnConnections) list(procedure string, tags []string) iter.Seq[connHan
 		if err != nil {
 			return
 		}
-		for _, c := range t.o.listConns(procedure, tags) {
-			if c.isOpen() && !yield(connHandle{t: t, c: c}) {
+		for _, c := range t.o.listConns(procedure, tags, t.opens) {
+			if h := (connHandle{t: t, c: c}); h.takes() && !yield(h) {
 				return
 			}
 		}

@@ -114,7 +114,7 @@ func (o *object) disconnect(err error, silent bool) {
 			}
 		}
 		if errors.Is(err, durable.ErrCommitFailed) || errors.Is(err, durable.ErrNotOwner) {
-			o.unloadSessions()
+			o.unloadSessions(err)
 		}
 	}
 	o.mu.Unlock()
@@ -150,7 +150,7 @@ func (p *peer) respond(f sized) (wait bool) {
 	}
 	p.waiting += f.size
 	if p.gated == 0 {
-		p.putLocked(f, true)
+		p.putLocked(f, p.end.Quick())
 		return false
 	}
 	p.gated++

@@ -288,7 +288,10 @@ func (h *Host) Drain(ctx context.Context) error {
 	case <-ctx.Done():
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		return fmt.Errorf("drain: %d calls and %d connections are still under way: %w", h.mu.calls, h.mu.held, ctx.Err())
+		if h.mu.held > 0 {
+			return fmt.Errorf("drain: %d calls are still under way, and %d connections: %w", h.mu.calls, h.mu.held, ctx.Err())
+		}
+		return fmt.Errorf("drain: %d calls are still under way: %w", h.mu.calls, ctx.Err())
 	}
 }
 

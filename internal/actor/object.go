@@ -153,6 +153,12 @@ func (o *object) reset(act *activation, err error) {
 	}
 	o.mu.Lock()
 	dropped := o.drop(act)
+	var next *activation
+	if !dropped && errors.Is(err, durable.ErrCommitFailed) { // it was made from what is not stored
+		if next = o.act; next != nil {
+			o.drop(next)
+		}
+	}
 	if dropped {
 		if !errors.Is(err, durable.ErrReset) { // these did not even begin
 			err = resetBy(err)
@@ -162,6 +168,9 @@ func (o *object) reset(act *activation, err error) {
 	o.mu.Unlock()
 	if dropped || errors.Is(err, durable.ErrCommitFailed) {
 		o.disconnect(err, false)
+	}
+	if next != nil {
+		next.release()
 	}
 }
 

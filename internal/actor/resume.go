@@ -20,21 +20,27 @@ const spaceConn = 'w'
 
 // The kinds of keys there.
 const (
-	connRecord  = 's' // then the number of the connection (8): a [recordv1.Connection]
+	connCount   = 'c' // then the number of the connection (8): a [recordv1.ConnectionCount]
 	connMessage = 'm' // then that, and the number of the message (8): the message
+	connRecord  = 's' // then the number of the connection: a [recordv1.Connection]
 )
 
-func connKey(number uint64) []byte {
-	return binary.BigEndian.AppendUint64([]byte{spaceConn, connRecord}, number)
+func connKey(kind byte, number uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{spaceConn, kind}, number)
+}
+
+// connKeys is the range of the keys of a kind.
+func connKeys(kind byte) storage.Range {
+	return storage.Range{Lo: []byte{spaceConn, kind}, Hi: []byte{spaceConn, kind + 1}}
 }
 
 func connMessageKey(number, seq uint64) []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64([]byte{spaceConn, connMessage}, number), seq)
+	return binary.BigEndian.AppendUint64(connKey(connMessage, number), seq)
 }
 
 // connMessages is the range of the messages of a connection from seq on.
 func connMessages(number, seq uint64) storage.Range {
-	return storage.Range{Lo: connMessageKey(number, seq), Hi: binary.BigEndian.AppendUint64([]byte{spaceConn, connMessage}, number+1)}
+	return storage.Range{Lo: connMessageKey(number, seq), Hi: connKey(connMessage, number+1)}
 }
 
 // A Resume is what a client says that wants to be able to come back, or does.
@@ -68,10 +74,11 @@ func (t *Type) resumes() bool {
 	return slices.ContainsFunc(t.Methods, func(m durable.Method) bool { return m.Connection != nil && m.Connection.Resume != nil })
 }
 
-// A keep is what a turn has the store keep of a connection beside its record.
+// A keep is what a turn has the store keep of a connection.
 type keep struct {
 	data   []byte // a message; nil: none
-	forget bool   // the connection is over: nothing is kept
+	record bool   // what handlers see of it
+	forget bool   // nothing: the connection is over
 }
 
 // encodeKept returns a message as it is stored.
@@ -99,72 +106,110 @@ func (t *turn) forgetSession(c *conn) error {
 	return nil
 }
 
+// A sessionChange is what a turn does to a connection that can be resumed.
+type sessionChange struct {
+	*session // as it will be
+	from     uint64
+	messages [][]byte // from that number on
+	record   bool
+	forget   bool
+}
+
 // addSessions adds to a batch what the turn did to connections that can be
 // resumed, and returns them as they are when it is committed.
-func (t *turn) addSessions(b *storage.Batch) (map[*conn]*session, error) {
+func (t *turn) addSessions(b *storage.Batch) (map[*conn]*sessionChange, error) {
 	if b.Wipe {
 		return nil, nil
 	}
-	var after map[*conn]*session
-	type added struct {
-		from     uint64
-		messages [][]byte
-	}
-	news := map[*conn]*added{}
+	var changes map[*conn]*sessionChange
 	var order []*conn
 	for _, e := range t.conns.effects {
-		if e.keep == nil || e.c.session.Load() == nil {
+		s := e.c.sessionOf()
+		if e.keep == nil || s == nil || e.c.gone.Load() && !e.keep.forget {
 			continue
 		}
-		next := after[e.c]
-		if next == nil {
-			if after == nil {
-				after = map[*conn]*session{}
+		change := changes[e.c]
+		if change == nil {
+			if changes == nil {
+				changes = map[*conn]*sessionChange{}
 			}
-			next = new(*e.c.session.Load())
-			after[e.c], news[e.c] = next, &added{from: next.sent + 1}
+			next := *s
+			change = &sessionChange{session: &next, from: s.sent + 1}
+			changes[e.c] = change
 			order = append(order, e.c)
 		}
-		if e.keep.forget {
-			next.token = ""
-		}
+		change.record = change.record || e.keep.record
+		change.forget = change.forget || e.keep.forget
 		if e.keep.data != nil {
-			next.sent++
-			next.bytes += int64(len(e.keep.data))
-			next.sizes = append(next.sizes, uint32(len(e.keep.data))) //nolint:gosec // protobuf messages are smaller
-			news[e.c].messages = append(news[e.c].messages, e.keep.data)
+			change.sent++
+			change.bytes += int64(len(e.keep.data))
+			change.sizes = append(change.sizes, uint32(len(e.keep.data))) //nolint:gosec // protobuf messages are smaller
+			change.messages = append(change.messages, e.keep.data)
 		}
 	}
+	due := int64(never)
 	for _, c := range order {
-		next, add := after[c], news[c]
-		if next.token == "" {
-			b.Del = append(b.Del, connKey(c.number))
-			b.Drop = append(b.Drop, connMessages(c.number, 0))
-			continue
-		}
-		if err := t.prune(c, next, add.from, b); err != nil {
+		if err := t.addSession(b, c, changes[c]); err != nil {
 			return nil, err
 		}
-		for i, data := range add.messages {
-			if seq := add.from + uint64(i); seq >= next.first { //nolint:gosec // an index
-				b.Put = append(b.Put, storage.Pair{Key: connMessageKey(c.number, seq), Val: data})
-			}
+		if !changes[c].forget {
+			due = min(due, t.start.Add(c.group.method.Connection.Resume.Window).UnixMilli())
 		}
-		rec := &recordv1.Connection{
-			Token: next.token, Procedure: c.group.method.Procedure, Id: c.id, OpenedMs: c.opened.UnixMilli(),
-			Tags: c.tags, Attachment: c.attachment, Sent: next.sent, First: next.first, Bytes: next.bytes,
-		}
-		val, err := proto.Marshal(rec)
-		if err != nil {
-			return nil, fmt.Errorf("store a connection: %w", err)
-		}
-		b.Put = append(b.Put, storage.Pair{Key: connKey(c.number), Val: val})
 	}
-	if len(order) > 0 && t.o.connTimer() == 0 {
-		due := t.start.Add(order[0].group.method.Connection.Resume.Window).UnixMilli()
+	if set := t.o.connTimer(); due < never && (set == 0 || due < set) {
 		b.Timers = append(b.Timers, dueTimer(t.o.id, timerConns, due))
 	}
-	return after, nil
+	return changes, nil
+}
+
+// sessionOf returns the session of the connection of an effect, nil where there is
+// none.
+func (c *conn) sessionOf() *session {
+	if c == nil {
+		return nil
+	}
+	return c.session.Load()
+}
+
+// addSession adds one of them.
+func (t *turn) addSession(b *storage.Batch, c *conn, change *sessionChange) error {
+	if change.forget {
+		b.Del = append(b.Del, connKey(connRecord, c.number), connKey(connCount, c.number))
+		b.Drop = append(b.Drop, connMessages(c.number, 0))
+		return nil
+	}
+	if err := t.prune(c, change.session, change.from, b); err != nil {
+		return err
+	}
+	for i, data := range change.messages {
+		if seq := change.from + uint64(i); seq >= change.first { //nolint:gosec // an index
+			b.Put = append(b.Put, storage.Pair{Key: connMessageKey(c.number, seq), Val: data})
+		}
+	}
+	put := func(kind byte, rec proto.Message) error {
+		val, err := proto.Marshal(rec)
+		if err != nil {
+			return fmt.Errorf("store a connection: %w", err)
+		}
+		b.Put = append(b.Put, storage.Pair{Key: connKey(kind, c.number), Val: val})
+		return nil
+	}
+	if change.record {
+		err := put(connRecord, &recordv1.Connection{
+			Token: change.token, Procedure: c.group.method.Procedure, Id: c.id, OpenedMs: c.opened.UnixMilli(),
+			Tags: c.tags, Attachment: c.attachment,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if len(change.messages) > 0 {
+		err := put(connCount, &recordv1.ConnectionCount{Sent: change.sent, First: change.first, Bytes: change.bytes})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // prune lets go of the oldest messages that are too many. Those from own on are
@@ -203,17 +248,22 @@ func (t *turn) prune(c *conn, s *session, own uint64, b *storage.Batch) error {
 }
 
 // keptSessions takes over what addSessions returned, when it was committed.
-func (o *object) keptSessions(b *storage.Batch, after map[*conn]*session) {
-	for c, next := range after {
-		if next.token != "" {
-			c.session.Store(next)
+func (o *object) keptSessions(b *storage.Batch, changes map[*conn]*sessionChange) {
+	for c, change := range changes {
+		if !change.forget {
+			c.session.Store(change.session)
+			continue
 		}
+		o.mu.Lock()
+		if o.conns.tokens[change.token] == c {
+			delete(o.conns.tokens, change.token)
+		}
+		o.mu.Unlock()
+		c.session.Store(nil)
 	}
 	for _, timer := range b.Timers {
 		if timer.Kind == timerConns {
-			o.mu.Lock()
-			o.conns.timer = millis(timer.Due)
-			o.mu.Unlock()
+			o.setConnTimer(millis(timer.Due))
 			o.host.alarms.note(o.id, timerConns, millis(timer.Due))
 		}
 	}
@@ -231,7 +281,7 @@ func (o *object) wipedSessions() {
 		return
 	}
 	for _, c := range o.conns.tokens {
-		if p := c.peer.Load(); p == nil || p.ending() != nil {
+		if c.peer.Load() == nil {
 			c.removeLocked()
 		}
 		c.session.Store(nil)
@@ -250,6 +300,14 @@ func (o *object) connTimer() int64 {
 	return o.conns.timer
 }
 
+func (o *object) setConnTimer(ms int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.conns != nil {
+		o.conns.timer = ms
+	}
+}
+
 // loadSessions reads the connections that can be resumed, unless that was done.
 // Their clients are away. The caller holds a turn that is alone.
 func (o *object) loadSessions(ctx context.Context, shard *shardHandle) error {
@@ -257,14 +315,24 @@ func (o *object) loadSessions(ctx context.Context, shard *shardHandle) error {
 		return nil
 	}
 	o.mu.Lock()
-	loaded := o.conns != nil && o.conns.resumed
+	if o.conns == nil {
+		o.conns = &connections{}
+	}
+	loaded := o.conns.shard == shard
+	if !loaded {
+		o.unloadSessions(durable.ErrNotOwner)
+	}
 	o.mu.Unlock()
 	if loaded {
 		return nil
 	}
+	counts, err := o.readCounts(ctx, shard)
+	if err != nil {
+		return err
+	}
 	var conns []*conn
-	now := time.Now()
-	for pair, err := range shard.Scan(ctx, o.id, storage.Range{Lo: []byte{spaceConn, connRecord}, Hi: []byte{spaceConn, connRecord + 1}}) {
+	highest, now := uint64(0), time.Now()
+	for pair, err := range shard.Scan(ctx, o.id, connKeys(connRecord)) {
 		if err != nil {
 			return readFailed("load the connections", err)
 		}
@@ -276,7 +344,12 @@ func (o *object) loadSessions(ctx context.Context, shard *shardHandle) error {
 			o: o, id: rec.GetId(), number: binary.BigEndian.Uint64(pair.Key[2:]), opened: time.UnixMilli(rec.GetOpenedMs()),
 			tags: rec.GetTags(), attachment: rec.Attachment,
 		}
-		c.session.Store(&session{token: rec.GetToken(), sent: rec.GetSent(), first: rec.GetFirst(), bytes: rec.GetBytes(), lost: now})
+		highest = max(highest, c.number)
+		s := &session{token: rec.GetToken(), first: 1, lost: now}
+		if count := counts[c.number]; count != nil {
+			s.sent, s.first, s.bytes = count.GetSent(), count.GetFirst(), count.GetBytes()
+		}
+		c.session.Store(s)
 		for i := range o.typ.Methods {
 			if m := &o.typ.Methods[i]; m.Procedure == rec.GetProcedure() && m.Connection != nil && m.Connection.Resume != nil {
 				o.mu.Lock()
@@ -290,28 +363,41 @@ func (o *object) loadSessions(ctx context.Context, shard *shardHandle) error {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.conns == nil {
-		o.conns = &connections{}
-	}
 	for _, c := range conns {
 		c.group.add(c)
-		o.conns.number = max(o.conns.number, c.number)
-		o.conns.timer = max(o.conns.timer, 1) // it was set with them
 	}
-	o.conns.resumed = true
+	o.conns.number = max(o.conns.number, highest)
+	o.conns.shard = shard
 	return nil
 }
 
-// unloadSessions forgets the connections that can be resumed, which are stored:
-// what is in memory may be ahead of that. The caller holds mu.
-func (o *object) unloadSessions() {
-	if o.conns == nil || !o.conns.resumed {
-		return
+// readCounts reads how much was sent on the connections, by their numbers.
+func (o *object) readCounts(ctx context.Context, shard *shardHandle) (map[uint64]*recordv1.ConnectionCount, error) {
+	counts := map[uint64]*recordv1.ConnectionCount{}
+	for pair, err := range shard.Scan(ctx, o.id, connKeys(connCount)) {
+		if err != nil {
+			return nil, readFailed("load the connections", err)
+		}
+		rec := new(recordv1.ConnectionCount)
+		if err := proto.Unmarshal(pair.Val, rec); err != nil || len(pair.Key) != 10 {
+			return nil, fmt.Errorf("%w: the count of a connection: %w", storage.ErrCorrupt, err)
+		}
+		counts[binary.BigEndian.Uint64(pair.Key[2:])] = rec
 	}
+	return counts, nil
+}
+
+// unloadSessions forgets the connections that can be resumed, which are stored:
+// what is in memory may be ahead of that, or behind. Their peers are told err. The
+// caller holds mu.
+func (o *object) unloadSessions(err error) {
 	for _, c := range o.conns.tokens {
 		c.removeLocked()
+		if p := c.peer.Load(); p != nil {
+			p.finish(&ending{err: err})
+		}
 	}
-	o.conns.resumed = false
+	o.conns.shard, o.conns.timer = nil, 0
 }
 
 // errTokenTaken reports that a connection with the token was made meanwhile.
@@ -327,20 +413,27 @@ func (o *object) resume(ctx context.Context, call Call, end ConnEnd) (p *peer, e
 		}
 		o.mu.Lock()
 		c := o.conns.tokens[call.Resume.Token]
+		opening := c != nil && c.opening
 		o.mu.Unlock()
 		switch received := call.Resume.Received; {
 		case c == nil && received == 0:
 			return nil
+		case opening:
+			return &durable.OverloadError{Limit: "calls that open one connection", Max: 1, Actual: 2}
 		case c == nil || c.closing:
 			return fmt.Errorf("%w: it is over, or never was", durable.ErrResumeTooOld)
 		case c.group.method.Procedure != call.Method.Procedure:
 			return fmt.Errorf("%w: the token is that of a connection of %s", durable.ErrInvalidArgument, c.group.method.Procedure)
-		case received > c.session.Load().sent:
-			over = c
-			return fmt.Errorf("%w: %d messages were sent, and not %d", durable.ErrResumeTooOld, c.session.Load().sent, received)
-		case received+1 < c.session.Load().first:
-			over = c
-			return fmt.Errorf("%w: message %d is not kept any more; the oldest one is %d", durable.ErrResumeTooOld, received+1, c.session.Load().first)
+		default:
+			if s := c.session.Load(); received > s.sent {
+				err = fmt.Errorf("%w: %d messages were sent, and not %d", durable.ErrResumeTooOld, s.sent, received)
+			} else if received+1 < s.first {
+				err = fmt.Errorf("%w: message %d is not kept any more; the oldest one is %d", durable.ErrResumeTooOld, received+1, s.first)
+			}
+			if err != nil {
+				over = c
+				return err
+			}
 		}
 		p, err = t.reconnect(c, end, call.Resume.Received)
 		return err
@@ -354,12 +447,16 @@ func (o *object) resume(ctx context.Context, call Call, end ConnEnd) (p *peer, e
 	return p, nil
 }
 
-// reconnect makes end the network end of a connection, and sends what was sent
-// after the first received messages.
+// reconnect makes end the network end of a connection with the commit of the turn,
+// and sends what was sent after the first received messages.
 func (t *turn) reconnect(c *conn, end ConnEnd, received uint64) (*peer, error) {
-	o, p := t.o, &peer{c: c, end: end}
-	items := []departing{{p: p}} // it is accepted
-	for pair, err := range t.act.shard.Scan(t.ctx, o.id, connMessages(c.number, received+1)) {
+	p, old, s := &peer{c: c, end: end}, c.peer.Load(), c.session.Load()
+	lost := s.lost
+	effects := []connEffect{{c: c, p: p, accepted: true, undo: func() {
+		c.peer.Store(old)
+		s.lost = lost
+	}}}
+	for pair, err := range t.act.shard.Scan(t.ctx, t.o.id, connMessages(c.number, received+1)) {
 		if err != nil {
 			return nil, readFailed("read the messages of a connection", err)
 		}
@@ -371,37 +468,40 @@ func (t *turn) reconnect(c *conn, end ConnEnd, received uint64) (*peer, error) {
 		if err != nil {
 			return nil, notEncoded(err)
 		}
-		p.waiting += f.size
-		items = append(items, departing{p: p, sized: f})
+		f.size = 0 // the schema bounds these
+		effects = append(effects, connEffect{c: c, p: p, form: f})
 	}
-	p.gated = len(items)
-	if old := c.peer.Swap(p); old != nil {
-		old.finish(&ending{err: &durable.CloseError{Code: 4010, Reason: "the client resumed the connection elsewhere", Clean: true, Local: true}})
+	if n := uint64(len(effects) - 1); n != s.sent-received {
+		return nil, fmt.Errorf("%w: %d messages of a connection are stored, and not %d", storage.ErrCorrupt, n, s.sent-received)
 	}
-	c.session.Load().lost = time.Time{}
-	o.mu.Lock()
-	o.hold()
-	o.mu.Unlock()
-	o.depart(o.now(t.act), items, nil)
+	if old != nil {
+		taken := &durable.CloseError{Code: 4010, Reason: "the client resumed the connection elsewhere", Clean: true, Local: true}
+		effects = append(effects, connEffect{c: c, p: old, end: &ending{err: taken}})
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.live(); err != nil {
+		return nil, err
+	}
+	t.conns.effects = append(t.conns.effects, effects...)
+	c.peer.Store(p)
+	s.lost = time.Time{}
 	return p, nil
 }
 
-// last reports whether the connection ends with this peer, which is gone. If not,
-// its client may come back.
-func (p *peer) last(ctx context.Context) (last bool) {
-	c, o := p.c, p.c.o
-	_, err := o.bare(ctx, exclusive, func(*turn) error {
-		o.mu.Lock()
-		known := o.conns.tokens[c.session.Load().token] == c
-		o.mu.Unlock()
-		e := p.ending()
+// last reports whether the connection ends with this peer, which is gone, and
+// removes it then. If not, its client may come back, or has.
+func (p *peer) last() (last bool) {
+	c := p.c
+	_, err := c.o.bareWish(context.Background(), patiently, func(*turn) error {
+		e, s := p.ending(), c.session.Load()
 		switch {
-		case !known || c.peer.Load() != p: // it was loaded anew, or came back
-		case c.closing, e == nil, e.refused():
-			last = true
+		case c.gone.Load() || c.peer.Load() != p:
+		case s == nil, c.closing, e == nil, e.refused():
+			last = c.remove()
 		default:
 			c.peer.Store(nil)
-			c.session.Load().lost = time.Now()
+			s.lost = time.Now()
 		}
 		return nil
 	})
@@ -418,15 +518,20 @@ func (e *ending) refused() bool {
 	return closed.Code != durable.CloseAbnormal
 }
 
-// closeAway ends a connection whose client is away.
+// closeAway ends a connection whose client is away, if it still is.
 func (o *object) closeAway(c *conn, cause error) {
+	if o.host.start(true) != nil {
+		return
+	}
+	defer o.host.finish()
 	o.host.retain(o)
 	defer o.host.release(o)
 	over := false
-	_, err := o.bare(context.Background(), exclusive, func(*turn) error {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		over = c.session.Load() != nil && o.conns.tokens[c.session.Load().token] == c && (c.closing || !c.session.Load().lost.IsZero())
+	_, err := o.bareWish(context.Background(), patiently, func(*turn) error {
+		s := c.session.Load()
+		if c.peer.Load() == nil && (c.closing || s != nil && !s.lost.IsZero()) {
+			over = c.remove()
+		}
 		return nil
 	})
 	if over && err == nil {
@@ -438,19 +543,28 @@ func (o *object) closeAway(c *conn, cause error) {
 // the timer for the next time.
 func (o *object) expireConns(ctx context.Context) error {
 	var over []*conn
-	each := func(fn func(c *conn, window time.Duration)) {
+	each := func(fn func(c *conn, s *session, window time.Duration)) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
+		if o.conns == nil {
+			return // the type has no such connections any more
+		}
 		for _, c := range o.conns.tokens {
-			fn(c, c.group.method.Connection.Resume.Window)
+			if s := c.session.Load(); s != nil && !c.opening {
+				fn(c, s, c.group.method.Connection.Resume.Window)
+			}
 		}
 	}
 	m, err := o.bare(ctx, exclusive, func(t *turn) error {
 		if err := o.loadSessions(ctx, t.act.shard); err != nil {
 			return err
 		}
-		each(func(c *conn, window time.Duration) {
-			if lost := c.session.Load().lost; !lost.IsZero() && time.Since(lost) >= window {
+		each(func(c *conn, s *session, window time.Duration) {
+			if p := c.peer.Load(); s.lost.IsZero() && p != nil && p.ending() != nil {
+				c.peer.Store(nil) // nobody came to that
+				s.lost = time.Now()
+			}
+			if !s.lost.IsZero() && time.Since(s.lost) >= window {
 				over = append(over, c)
 			}
 		})
@@ -465,10 +579,10 @@ func (o *object) expireConns(ctx context.Context) error {
 	}
 	m, err = o.bare(ctx, exclusive, func(t *turn) error {
 		var next time.Time
-		each(func(c *conn, window time.Duration) {
+		each(func(_ *conn, s *session, window time.Duration) {
 			due := time.Now().Add(window)
-			if !c.session.Load().lost.IsZero() {
-				due = c.session.Load().lost.Add(window)
+			if !s.lost.IsZero() {
+				due = s.lost.Add(window)
 			}
 			if next.IsZero() || due.Before(next) {
 				next = due

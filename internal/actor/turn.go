@@ -64,6 +64,8 @@ type turn struct {
 	tasks     []task             // of Go, not begun
 	conns     turnConns
 	own       *peer // what the turn sends to it is sent when it is over; nil: there is none
+	opens     *conn // for which Open runs; nil: none
+	sent      bool  // something left by a connection
 
 	// For the watchdog.
 
@@ -223,7 +225,7 @@ func (t *turn) finish(err error) (mark, error) {
 	t.endSQL()
 	m := o.now(t.act)
 	m.wrote = t.committed
-	m.effects = t.committed || t.outside.Load()
+	m.effects = t.committed || t.sent || t.outside.Load()
 	o.leaveTurn(t, held)
 	return m, err
 }

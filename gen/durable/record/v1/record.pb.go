@@ -268,14 +268,7 @@ type Connection struct {
 	OpenedMs int64    `protobuf:"varint,4,opt,name=opened_ms,json=openedMs,proto3" json:"opened_ms,omitempty"`
 	Tags     []string `protobuf:"bytes,5,rep,name=tags,proto3" json:"tags,omitempty"`
 	// In protobuf's binary encoding; not set: there is none.
-	Attachment []byte `protobuf:"bytes,6,opt,name=attachment,proto3,oneof" json:"attachment,omitempty"`
-	// How many messages were sent.
-	Sent uint64 `protobuf:"varint,7,opt,name=sent,proto3" json:"sent,omitempty"`
-	// The number of the oldest one that is kept, from 1; one more than sent when
-	// none is.
-	First uint64 `protobuf:"varint,8,opt,name=first,proto3" json:"first,omitempty"`
-	// How many bytes are kept.
-	Bytes         int64 `protobuf:"varint,9,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Attachment    []byte `protobuf:"bytes,6,opt,name=attachment,proto3,oneof" json:"attachment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -352,21 +345,65 @@ func (x *Connection) GetAttachment() []byte {
 	return nil
 }
 
-func (x *Connection) GetSent() uint64 {
+// ConnectionCount counts the messages of a connection, stored beside it.
+type ConnectionCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many were sent.
+	Sent uint64 `protobuf:"varint,1,opt,name=sent,proto3" json:"sent,omitempty"`
+	// The number of the oldest one that is kept, from 1; one more than sent when
+	// none is.
+	First uint64 `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"`
+	// How many bytes are kept.
+	Bytes         int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectionCount) Reset() {
+	*x = ConnectionCount{}
+	mi := &file_durable_record_v1_record_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectionCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectionCount) ProtoMessage() {}
+
+func (x *ConnectionCount) ProtoReflect() protoreflect.Message {
+	mi := &file_durable_record_v1_record_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectionCount.ProtoReflect.Descriptor instead.
+func (*ConnectionCount) Descriptor() ([]byte, []int) {
+	return file_durable_record_v1_record_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ConnectionCount) GetSent() uint64 {
 	if x != nil {
 		return x.Sent
 	}
 	return 0
 }
 
-func (x *Connection) GetFirst() uint64 {
+func (x *ConnectionCount) GetFirst() uint64 {
 	if x != nil {
 		return x.First
 	}
 	return 0
 }
 
-func (x *Connection) GetBytes() int64 {
+func (x *ConnectionCount) GetBytes() int64 {
 	if x != nil {
 		return x.Bytes
 	}
@@ -395,7 +432,7 @@ const file_durable_record_v1_record_proto_rawDesc = "" +
 	"expires_ms\x18\x02 \x01(\x03R\texpiresMs\x12\x19\n" +
 	"\x05reply\x18\x03 \x01(\fH\x00R\x05reply\x88\x01\x01\x12\x18\n" +
 	"\adeleted\x18\x04 \x01(\bR\adeletedB\b\n" +
-	"\x06_reply\"\xf5\x01\n" +
+	"\x06_reply\"\xb5\x01\n" +
 	"\n" +
 	"Connection\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1c\n" +
@@ -405,11 +442,12 @@ const file_durable_record_v1_record_proto_rawDesc = "" +
 	"\x04tags\x18\x05 \x03(\tR\x04tags\x12#\n" +
 	"\n" +
 	"attachment\x18\x06 \x01(\fH\x00R\n" +
-	"attachment\x88\x01\x01\x12\x12\n" +
-	"\x04sent\x18\a \x01(\x04R\x04sent\x12\x14\n" +
-	"\x05first\x18\b \x01(\x04R\x05first\x12\x14\n" +
-	"\x05bytes\x18\t \x01(\x03R\x05bytesB\r\n" +
-	"\v_attachmentB>Z<github.com/durable-go/durable/gen/durable/record/v1;recordv1b\x06proto3"
+	"attachment\x88\x01\x01B\r\n" +
+	"\v_attachment\"Q\n" +
+	"\x0fConnectionCount\x12\x12\n" +
+	"\x04sent\x18\x01 \x01(\x04R\x04sent\x12\x14\n" +
+	"\x05first\x18\x02 \x01(\x04R\x05first\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytesB>Z<github.com/durable-go/durable/gen/durable/record/v1;recordv1b\x06proto3"
 
 var (
 	file_durable_record_v1_record_proto_rawDescOnce sync.Once
@@ -423,12 +461,13 @@ func file_durable_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_durable_record_v1_record_proto_rawDescData
 }
 
-var file_durable_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_durable_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_durable_record_v1_record_proto_goTypes = []any{
-	(*Alarm)(nil),      // 0: durable.record.v1.Alarm
-	(*Schedule)(nil),   // 1: durable.record.v1.Schedule
-	(*Reply)(nil),      // 2: durable.record.v1.Reply
-	(*Connection)(nil), // 3: durable.record.v1.Connection
+	(*Alarm)(nil),           // 0: durable.record.v1.Alarm
+	(*Schedule)(nil),        // 1: durable.record.v1.Schedule
+	(*Reply)(nil),           // 2: durable.record.v1.Reply
+	(*Connection)(nil),      // 3: durable.record.v1.Connection
+	(*ConnectionCount)(nil), // 4: durable.record.v1.ConnectionCount
 }
 var file_durable_record_v1_record_proto_depIdxs = []int32{
 	1, // 0: durable.record.v1.Alarm.schedule:type_name -> durable.record.v1.Schedule
@@ -452,7 +491,7 @@ func file_durable_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_durable_record_v1_record_proto_rawDesc), len(file_durable_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
