@@ -124,6 +124,8 @@ func CloudflareLimits() Limits {
 		MaxKeyBytes:        2_048,
 		MaxValueBytes:      2_000_000,
 		MaxBatchKeys:       128,
+		MaxConns:           32_768,
+		MaxAttachmentBytes: 16_384,
 		SQL: SQLLimits{
 			DatabaseBytes:  10_000_000_000,
 			RowBytes:       2_000_000,

@@ -117,21 +117,50 @@ func (s *Server) transport() *http.Transport {
 	}
 }
 
-// A pipeListener accepts connections that never leave the process.
+// A pipeListener accepts connections that never leave the process. It keeps them,
+// so that it can cut those too that the web server let go of, as WebSockets are.
 type pipeListener struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
 	served sync.WaitGroup
+
+	mu   sync.Mutex
+	open map[*pipeConn]struct{} // nil when they were cut
+}
+
+// A pipeConn is the server's end of a connection.
+type pipeConn struct {
+	net.Conn
+	l *pipeListener
+}
+
+// Close implements [net.Conn].
+func (c *pipeConn) Close() error {
+	c.l.mu.Lock()
+	delete(c.l.open, c)
+	c.l.mu.Unlock()
+	return c.Conn.Close()
 }
 
 func newPipeListener() *pipeListener {
-	return &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+	return &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{}), open: map[*pipeConn]struct{}{}}
 }
 
 // serve runs web on the listener until that is closed.
 func (l *pipeListener) serve(web *http.Server) {
 	l.served.Go(func() { _ = web.Serve(l) })
+}
+
+// cut closes every connection. Those that are accepted later are closed at once.
+func (l *pipeListener) cut() {
+	l.mu.Lock()
+	conns := l.open
+	l.open = nil
+	l.mu.Unlock()
+	for c := range conns {
+		_ = c.Conn.Close()
+	}
 }
 
 func (l *pipeListener) wait() { l.served.Wait() }
@@ -152,15 +181,34 @@ func (l *pipeListener) dial(ctx context.Context) (net.Conn, error) {
 func (l *pipeListener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
-		return c, nil
+		return l.keep(c), nil
 	case <-l.closed:
 		return nil, io.EOF
 	}
 }
 
-// Close implements [net.Listener].
+// keep keeps a connection until it is closed, and closes it where they were cut.
+func (l *pipeListener) keep(c net.Conn) net.Conn {
+	kept := &pipeConn{c, l}
+	l.mu.Lock()
+	over := l.open == nil
+	if !over {
+		l.open[kept] = struct{}{}
+	}
+	l.mu.Unlock()
+	if over {
+		_ = c.Close()
+	}
+	return kept
+}
+
+// Close implements [net.Listener]. It cuts the connections, since the web server
+// that closes it does not know those any more that were hijacked.
 func (l *pipeListener) Close() error {
-	l.once.Do(func() { close(l.closed) })
+	l.once.Do(func() {
+		close(l.closed)
+		l.cut()
+	})
 	return nil
 }
 

@@ -252,12 +252,13 @@ func (p *socket) upgrade(w http.ResponseWriter, req *http.Request, subprotocol s
 		without := *upgrader // compress/flate cannot keep to a smaller window
 		without.EnableCompression, upgrader = false, &without
 	}
+	p.conn.patience = p.route.typ.Limits.SendTimeout
 	ws, err := upgrader.Upgrade(hijacker{w, &p.conn}, req, header)
 	if err != nil {
 		return false
 	}
 	p.ws, p.conn.ws = ws, ws
-	p.conn.ping, p.conn.patience = p.group.ping, p.route.typ.Limits.SendTimeout
+	p.conn.ping = p.group.ping
 	p.conn.frames.limit = p.group.maxMessage
 	p.conn.frames.deflate = upgrader.EnableCompression && strings.Contains(extensions, "permessage-deflate")
 	ws.SetCloseHandler(func(int, string) error { return nil }) // the Close handler of the object comes first

@@ -125,6 +125,9 @@ func (c *socketConn) lose(err error) { c.err, c.lost = err, true }
 // control sends a ping or a pong. It reports whether that had to give way to a
 // message that takes longer than until the deadline.
 func (c *socketConn) control(kind int, data []byte, deadline time.Time) (gaveWay bool) {
+	if !c.settled() {
+		return true
+	}
 	err := c.ws.WriteControl(kind, data, deadline)
 	switch {
 	case isTimeout(err) && c.writing.Load():
@@ -169,10 +172,20 @@ func (c *socketConn) Write(b []byte) (int, error) {
 	go func() {
 		defer close(rest.done)
 		if _, rest.err = c.Conn.Write(data); isTimeout(rest.err) {
-			c.stop(slowPeer(rest.err))
+			rest.err = slowPeer(rest.err)
+			c.stop(rest.err)
 		}
 	}()
 	return len(b), nil
+}
+
+// SetWriteDeadline implements [net.Conn]. Where Write sets deadlines itself, it does
+// nothing.
+func (c *socketConn) SetWriteDeadline(t time.Time) error {
+	if c.isTCP() {
+		return nil
+	}
+	return c.Conn.SetWriteDeadline(t)
 }
 
 // isTCP reports whether a Write can be cut short and go on: TLS cannot.
@@ -182,15 +195,36 @@ func (c *socketConn) isTCP() bool {
 }
 
 // quick reports whether a Write will most likely return at once.
-func (c *socketConn) quick() bool {
-	if rest := c.rest.Load(); rest != nil {
-		select {
-		case <-rest.done:
-		default:
-			return false
-		}
+func (c *socketConn) quick() bool { return c.isTCP() && c.settled() }
+
+// settled reports whether no Write goes on without its caller.
+func (c *socketConn) settled() bool {
+	rest := c.rest.Load()
+	if rest == nil {
+		return true
 	}
-	return c.isTCP()
+	select {
+	case <-rest.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// settle waits for some time until none does, and reports whether that is so.
+func (c *socketConn) settle(timeout time.Duration) bool {
+	rest := c.rest.Load()
+	if rest == nil {
+		return true
+	}
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case <-rest.done:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // stop makes a Read that waits, and those to come, return why.

@@ -253,7 +253,7 @@ func (p *socket) sendForm(form any, timeout time.Duration) error {
 	} else {
 		err = p.ws.WriteMessage(f.kind, f.data)
 	}
-	if isTimeout(err) {
+	if isTimeout(err) && !errors.Is(err, durable.ErrSlowPeer) {
 		return slowPeer(err)
 	}
 	return err
@@ -300,6 +300,10 @@ func (p *socket) tell(code durable.CloseCode, reason string) {
 		code = closeInternal // a handler refused the connection with what is no code
 	}
 	body := websocket.FormatCloseMessage(int(code), cut(reason, durable.MaxCloseReason))
+	if !p.conn.settle(closeTimeout) {
+		_ = p.conn.Close()
+		return
+	}
 	if err := p.ws.WriteControl(websocket.CloseMessage, body, time.Now().Add(closeTimeout)); err != nil {
 		_ = p.conn.Close()
 	}

@@ -196,7 +196,11 @@ func (h *Host) Abort(_ context.Context, typ *Type, id durable.ID, reason string)
 // closes its connections, after the turns that came before. It reports whether the object existed, and
 // returns when that is durable.
 func (h *Host) Delete(ctx context.Context, typ *Type, id durable.ID) (bool, error) {
-	err := h.change(ctx, typ, id, func(t *turn) error {
+	err := h.bareTurn(ctx, typ, id, exclusive, func(t *turn) error {
+		if !t.act.exists { // but it may have connections
+			t.o.disconnect(durable.ErrNoObject, true)
+			return durable.ErrNoObject
+		}
 		if err := (txHandle{t}).DeleteAll(ctx); err != nil {
 			return err
 		}
@@ -204,16 +208,10 @@ func (h *Host) Delete(ctx context.Context, typ *Type, id durable.ID) (bool, erro
 			return err
 		}
 		t.o.retire(t.act)
+		t.o.disconnectAt(t.o.now(t.act), durable.ErrNoObject, true)
 		return nil
 	})
-	gone := errors.Is(err, durable.ErrNoObject)
-	if err == nil || gone { // it may have connections, and nothing stored
-		_ = h.with(typ, id, func(o *object) error {
-			o.disconnect(durable.ErrNoObject, true)
-			return nil
-		})
-	}
-	if gone {
+	if errors.Is(err, durable.ErrNoObject) {
 		return false, nil
 	}
 	return err == nil, err

@@ -245,7 +245,10 @@ func without(conns []*conn, c *conn) []*conn {
 	i, found := slices.BinarySearchFunc(conns, c.number, func(other *conn, n uint64) int {
 		return int(min(max(int64(other.number)-int64(n), -1), 1))
 	})
-	if !found {
+	if !found || conns[i] != c { // those of another host may have the same
+		i = slices.Index(conns, c)
+	}
+	if i < 0 {
 		return conns
 	}
 	return slices.Delete(conns, i, i+1)
@@ -417,7 +420,7 @@ func (p *peer) flush() {
 	p.writing = p.writing || mine
 	p.mu.Unlock()
 	if mine {
-		p.write()
+		p.write(true)
 	}
 }
 
@@ -453,18 +456,24 @@ func (p *peer) endLocked(e *ending) {
 func (p *peer) startWriting() {
 	if !p.writing {
 		p.writing = true
-		go p.write()
+		go p.write(false)
 	}
 }
 
-// write sends what waits, and tells the peer of the end after that.
-func (p *peer) write() {
+// write sends what waits, and tells the peer of the end after that. The goroutine
+// that receives leaves that to another as soon as it may have to wait.
+func (p *peer) write(receives bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(p.forms) > 0 {
 		forms := p.forms
 		p.forms = nil
 		for i, f := range forms {
+			if receives && i > 0 && !p.end.Quick() {
+				p.forms = append(forms[i:], p.forms...)
+				go p.write(false)
+				return
+			}
 			p.mu.Unlock()
 			err := p.end.Send(f.form, p.c.o.typ.Limits.SendTimeout)
 			forms[i] = sized{}
@@ -478,6 +487,10 @@ func (p *peer) write() {
 				break // the rest is not sent
 			}
 		}
+	}
+	if p.over != nil && receives { // which may wait
+		go p.write(false)
+		return
 	}
 	if e := p.over; e != nil && !p.finished {
 		p.mu.Unlock()

@@ -115,11 +115,6 @@ func (o *object) open(ctx context.Context, c Call, end ConnEnd, req proto.Messag
 			}
 		}()
 		t.opens = p.c
-		if p.c.session.Load() != nil {
-			t.mu.Lock()
-			t.noteConn(connEffect{c: p.c, keep: &keep{record: true}})
-			t.mu.Unlock()
-		}
 		hctx := t.handling(ctx, c.Method.Procedure, o.typ.Limits.EventTimeout)
 		defer hctx.end()
 		if err := c.Method.Connection.Open(hctx, t.act.handler, txHandle{t}, connHandle{t, p.c, isOpening}, req); err != nil {
@@ -128,6 +123,9 @@ func (o *object) open(ctx context.Context, c Call, end ConnEnd, req proto.Messag
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		e := connEffect{c: p.c, accepted: true}
+		if p.c.session.Load() != nil {
+			e.keep = &keep{record: true}
+		}
 		if p.reserve(0) == nil {
 			e.p = p // its first form, which tells that it was accepted
 		}
@@ -257,6 +255,13 @@ func (c *conn) closed(ctx context.Context, cause error) {
 	o := c.o
 	o.host.retain(o)
 	defer o.host.release(o)
+	// Whatever becomes of the handler, also where it ends its goroutine.
+	forget := true
+	defer func() {
+		if forget && c.session.Load() != nil {
+			_, _ = o.bareWish(ctx, patiently, func(t *turn) error { return t.forgetSession(c) })
+		}
+	}()
 	_, err := c.event(ctx, patiently, "close", func(ctx context.Context, t *turn) error {
 		if c.session.Load() != nil {
 			if err := t.forgetSession(c); err != nil {
@@ -265,11 +270,7 @@ func (c *conn) closed(ctx context.Context, cause error) {
 		}
 		return c.group.method.Connection.Close(ctx, t.act.handler, txHandle{t}, connHandle{t, c, isClosing}, cause)
 	})
-	// Whatever becomes of the handler; but one that did not run because the server
-	// ends will be told after the next start.
-	if err != nil && c.session.Load() != nil && !errors.Is(err, durable.ErrDraining) {
-		_, _ = o.bareWish(ctx, patiently, func(t *turn) error { return t.forgetSession(c) })
-	}
+	forget = err != nil
 }
 
 // endedLocally returns the cause that a handler is told of a connection that was
@@ -289,7 +290,7 @@ func (c *conn) event(ctx context.Context, want wish, what string, fn func(ctx co
 	o := c.o
 	h := o.host
 	parent := chainOf(ctx)
-	if err := h.start(parent != nil); err != nil {
+	if err := h.start(parent != nil || want.patient); err != nil { // the end of a connection is told also while the host drains
 		return false, err
 	}
 	defer h.finish()

@@ -73,7 +73,7 @@ func (t *turn) leaveConns(last bool) {
 		}
 		if e.p == nil {
 			if e.end != nil { // nobody holds it who would see that
-				go t.o.closeAway(e.c, e.end.err)
+				t.o.closeSoon(e.c, e.end.err)
 			}
 			continue
 		}
@@ -91,6 +91,17 @@ func (t *turn) leaveConns(last bool) {
 		own = nil
 	}
 	t.o.depart(t.o.now(t.act), items, own)
+}
+
+// closeSoon ends a connection whose client is away, after the turn.
+func (o *object) closeSoon(c *conn, cause error) {
+	_ = o.host.start(true) // a drain waits for it
+	o.host.retain(o)
+	go func() {
+		defer o.host.finish()
+		defer o.host.release(o)
+		o.closeAway(c, cause)
+	}()
 }
 
 // note notes an effect. The caller holds mu.

@@ -101,7 +101,10 @@ func miss(items []departing, err error) {
 }
 
 // disconnect ends every connection of the object, after what was sent before.
-func (o *object) disconnect(err error, silent bool) {
+func (o *object) disconnect(err error, silent bool) { o.disconnectAt(mark{}, err, silent) }
+
+// disconnectAt is disconnect when everything up to a mark is durable.
+func (o *object) disconnectAt(m mark, err error, silent bool) {
 	o.mu.Lock()
 	var items []departing
 	if o.conns != nil {
@@ -119,7 +122,7 @@ func (o *object) disconnect(err error, silent bool) {
 	}
 	o.mu.Unlock()
 	if len(items) > 0 {
-		o.depart(mark{}, items, nil)
+		o.depart(m, items, nil)
 	}
 }
 

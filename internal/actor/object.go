@@ -157,6 +157,7 @@ func (o *object) reset(act *activation, err error) {
 	if !dropped && errors.Is(err, durable.ErrCommitFailed) { // it was made from what is not stored
 		if next = o.act; next != nil {
 			o.drop(next)
+			o.queue.fail(resetBy(err))
 		}
 	}
 	if dropped {
@@ -170,6 +171,7 @@ func (o *object) reset(act *activation, err error) {
 		o.disconnect(err, false)
 	}
 	if next != nil {
+		next.end(err)
 		next.release()
 	}
 }

@@ -113,6 +113,7 @@ type sessionChange struct {
 	messages [][]byte // from that number on
 	record   bool
 	forget   bool
+	accepted bool
 }
 
 // addSessions adds to a batch what the turn did to connections that can be
@@ -139,6 +140,7 @@ func (t *turn) addSessions(b *storage.Batch) (map[*conn]*sessionChange, error) {
 			order = append(order, e.c)
 		}
 		change.record = change.record || e.keep.record
+		change.accepted = change.accepted || e.accepted
 		change.forget = change.forget || e.keep.forget
 		if e.keep.data != nil {
 			change.sent++
@@ -195,9 +197,12 @@ func (t *turn) addSession(b *storage.Batch, c *conn, change *sessionChange) erro
 		return nil
 	}
 	if change.record {
+		t.o.mu.Lock()
+		opening := c.opening && !change.accepted
+		t.o.mu.Unlock()
 		err := put(connRecord, &recordv1.Connection{
 			Token: change.token, Procedure: c.group.method.Procedure, Id: c.id, OpenedMs: c.opened.UnixMilli(),
-			Tags: c.tags, Attachment: c.attachment,
+			Tags: c.tags, Attachment: c.attachment, Opening: opening,
 		})
 		if err != nil {
 			return err
@@ -357,7 +362,9 @@ func (o *object) loadSessions(ctx context.Context, shard *shardHandle) error {
 				o.mu.Unlock()
 			}
 		}
-		if c.group != nil { // otherwise its method is gone, or can be resumed no more
+		// Otherwise its method is gone, or can be resumed no more, or it was never
+		// accepted.
+		if c.group != nil && !rec.GetOpening() {
 			conns = append(conns, c)
 		}
 	}
@@ -493,7 +500,7 @@ func (t *turn) reconnect(c *conn, end ConnEnd, received uint64) (*peer, error) {
 // removes it then. If not, its client may come back, or has.
 func (p *peer) last() (last bool) {
 	c := p.c
-	_, err := c.o.bareWish(context.Background(), patiently, func(*turn) error {
+	_, _ = c.o.bareWish(context.Background(), patiently, func(*turn) error {
 		e, s := p.ending(), c.session.Load()
 		switch {
 		case c.gone.Load() || c.peer.Load() != p:
@@ -505,7 +512,7 @@ func (p *peer) last() (last bool) {
 		}
 		return nil
 	})
-	return last && err == nil
+	return last
 }
 
 // refused reports whether the peer broke a rule, so that it has no use in coming
@@ -520,21 +527,15 @@ func (e *ending) refused() bool {
 
 // closeAway ends a connection whose client is away, if it still is.
 func (o *object) closeAway(c *conn, cause error) {
-	if o.host.start(true) != nil {
-		return
-	}
-	defer o.host.finish()
-	o.host.retain(o)
-	defer o.host.release(o)
 	over := false
-	_, err := o.bareWish(context.Background(), patiently, func(*turn) error {
+	_, _ = o.bareWish(context.Background(), patiently, func(*turn) error {
 		s := c.session.Load()
 		if c.peer.Load() == nil && (c.closing || s != nil && !s.lost.IsZero()) {
 			over = c.remove()
 		}
 		return nil
 	})
-	if over && err == nil {
+	if over {
 		c.closed(context.Background(), cause)
 	}
 }

@@ -268,7 +268,9 @@ type Connection struct {
 	OpenedMs int64    `protobuf:"varint,4,opt,name=opened_ms,json=openedMs,proto3" json:"opened_ms,omitempty"`
 	Tags     []string `protobuf:"bytes,5,rep,name=tags,proto3" json:"tags,omitempty"`
 	// In protobuf's binary encoding; not set: there is none.
-	Attachment    []byte `protobuf:"bytes,6,opt,name=attachment,proto3,oneof" json:"attachment,omitempty"`
+	Attachment []byte `protobuf:"bytes,6,opt,name=attachment,proto3,oneof" json:"attachment,omitempty"`
+	// Its Open handler has not ended: the connection was not accepted.
+	Opening       bool `protobuf:"varint,7,opt,name=opening,proto3" json:"opening,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -343,6 +345,13 @@ func (x *Connection) GetAttachment() []byte {
 		return x.Attachment
 	}
 	return nil
+}
+
+func (x *Connection) GetOpening() bool {
+	if x != nil {
+		return x.Opening
+	}
+	return false
 }
 
 // ConnectionCount counts the messages of a connection, stored beside it.
@@ -432,7 +441,7 @@ const file_durable_record_v1_record_proto_rawDesc = "" +
 	"expires_ms\x18\x02 \x01(\x03R\texpiresMs\x12\x19\n" +
 	"\x05reply\x18\x03 \x01(\fH\x00R\x05reply\x88\x01\x01\x12\x18\n" +
 	"\adeleted\x18\x04 \x01(\bR\adeletedB\b\n" +
-	"\x06_reply\"\xb5\x01\n" +
+	"\x06_reply\"\xcf\x01\n" +
 	"\n" +
 	"Connection\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1c\n" +
@@ -442,7 +451,8 @@ const file_durable_record_v1_record_proto_rawDesc = "" +
 	"\x04tags\x18\x05 \x03(\tR\x04tags\x12#\n" +
 	"\n" +
 	"attachment\x18\x06 \x01(\fH\x00R\n" +
-	"attachment\x88\x01\x01B\r\n" +
+	"attachment\x88\x01\x01\x12\x18\n" +
+	"\aopening\x18\a \x01(\bR\aopeningB\r\n" +
 	"\v_attachment\"Q\n" +
 	"\x0fConnectionCount\x12\x12\n" +
 	"\x04sent\x18\x01 \x01(\x04R\x04sent\x12\x14\n" +
