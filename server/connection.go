@@ -35,6 +35,8 @@ func (clones) encode(msg proto.Message) (any, int, error) {
 	return proto.Clone(msg), proto.Size(msg), nil
 }
 
+func (clones) quick() bool { return false }
+
 // A held is a connection that is open.
 type held struct {
 	actor.Held
@@ -68,9 +70,6 @@ func (s *Server) connect(ctx context.Context, r *route, outer []candidate, port 
 func (h *held) serve(ctx context.Context) error {
 	return h.s.streamEnded(ctx, h.Serve(ctx), h.r, h.id)
 }
-
-// quick implements [network].
-func (clones) quick() bool { return false }
 
 // A connEnd is the network end of a connection.
 type connEnd struct {

@@ -319,14 +319,7 @@ func (c *conn) event(ctx context.Context, want wish, what string, fn func(ctx co
 // disconnectAll ends every connection without telling the handlers.
 func (h *Host) disconnectAll(err error) {
 	for i := range h.table {
-		b := &h.table[i]
-		b.mu.Lock()
-		var objects []*object
-		for _, o := range b.mu.objects {
-			objects = append(objects, o)
-		}
-		b.mu.Unlock()
-		for _, o := range objects {
+		for _, o := range h.table[i].all() {
 			o.disconnect(err, true)
 		}
 	}

@@ -104,7 +104,7 @@ func (o *object) closeSoon(c *conn, cause error) {
 	}()
 }
 
-// note notes an effect. The caller holds mu.
+// noteConn notes an effect. The caller holds mu.
 func (t *turn) noteConn(e connEffect) { t.conns.effects = append(t.conns.effects, e) }
 
 // A connHandle is the [durable.ConnPort] of a connection in one turn.
@@ -182,9 +182,9 @@ func (h connHandle) Send(msg *durable.ConnMessage) error {
 	}
 	e := connEffect{c: c, p: c.peer.Load()}
 	if h.kept() {
-		data, err := encodeKept(msg)
+		data, err := encodeKept(msg.Message)
 		if err != nil {
-			return err
+			return notEncoded(err)
 		}
 		e.keep = &keep{data: data}
 	}
@@ -224,7 +224,7 @@ func (h connHandle) Close(code durable.CloseCode, reason string) error {
 	if !h.takes() {
 		return durable.ErrConnClosed
 	}
-	end := &ending{err: &durable.CloseError{Code: code, Reason: reason, Clean: true, Local: true}, closed: true}
+	end := &ending{err: &durable.CloseError{Code: code, Reason: reason, Clean: true, Local: true}}
 	e := connEffect{c: c, p: c.peer.Load(), end: end, undo: func() { c.closing = false }}
 	if h.kept() {
 		e.keep = &keep{forget: true}
@@ -270,7 +270,7 @@ func (h connHandle) SetTags(tags []string) error {
 // SetAttachment implements [durable.ConnPort].
 func (h connHandle) SetAttachment(msg proto.Message) error {
 	t, c := h.t, h.c
-	data, err := proto.MarshalOptions{}.MarshalAppend([]byte{}, msg) // not nil when it is empty
+	data, err := encodeKept(msg)
 	if err != nil {
 		return fmt.Errorf("%w: the attachment: %w", durable.ErrInvalidArgument, err)
 	}
@@ -399,15 +399,14 @@ func (p *turnConnections) SetAutoResponse(procedure string, req, res proto.Messa
 }
 
 func (t *turn) autoGroup(procedure string) (*methodConns, error) {
-	methods := t.o.typ.Methods
-	i := slices.IndexFunc(methods, func(m durable.Method) bool { return m.Procedure == procedure })
-	if i < 0 || methods[i].Connection == nil || methods[i].Connection.Message == nil {
+	m := t.o.typ.connMethod(procedure)
+	if m == nil || m.Connection.Message == nil {
 		return nil, fmt.Errorf("%w: %s has no connections that receive messages", durable.ErrInvalidArgument, procedure)
 	}
-	if methods[i].Connection.Resume != nil {
+	if m.Connection.Resume != nil {
 		return nil, fmt.Errorf("%w: the connections of %s can be resumed, and their clients count messages: it has no auto-response", durable.ErrInvalidArgument, procedure)
 	}
 	t.o.mu.Lock()
 	defer t.o.mu.Unlock()
-	return t.o.connGroup(&methods[i]), nil
+	return t.o.connGroup(m), nil
 }

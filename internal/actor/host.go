@@ -301,11 +301,7 @@ func (h *Host) leaveAll(ctx context.Context) error {
 	var all errgroup.Group
 	all.SetLimit(16)
 	for i := range h.table {
-		b := &h.table[i]
-		b.mu.Lock()
-		objects := slices.Collect(maps.Values(b.mu.objects))
-		b.mu.Unlock()
-		for _, o := range objects {
+		for _, o := range h.table[i].all() {
 			all.Go(func() error {
 				_, err := o.evict(ctx, nil)
 				return err
@@ -367,6 +363,13 @@ func (h *Host) release(o *object) {
 		o.idleSince = time.Now()
 		h.life.watch(o, o.idleSince.Add(o.typ.Limits.IdleTimeout))
 	}
+}
+
+// all returns the entries of the bucket.
+func (b *bucket) all() []*object {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Collect(maps.Values(b.mu.objects))
 }
 
 // remove takes an entry out of the table, if it is there.

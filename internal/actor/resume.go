@@ -1,6 +1,7 @@
 package actor
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -69,6 +70,16 @@ func newSession(r *Resume) *session {
 	return &session{token: r.Token, first: 1}
 }
 
+// connMethod returns a method with connections, nil where there is none of that
+// name.
+func (t *Type) connMethod(procedure string) *durable.Method {
+	i := slices.IndexFunc(t.Methods, func(m durable.Method) bool { return m.Procedure == procedure && m.Connection != nil })
+	if i < 0 {
+		return nil
+	}
+	return &t.Methods[i]
+}
+
 // resumes reports whether connections of the type can be resumed.
 func (t *Type) resumes() bool {
 	return slices.ContainsFunc(t.Methods, func(m durable.Method) bool { return m.Connection != nil && m.Connection.Resume != nil })
@@ -81,13 +92,10 @@ type keep struct {
 	forget bool   // nothing: the connection is over
 }
 
-// encodeKept returns a message as it is stored.
-func encodeKept(msg *durable.ConnMessage) ([]byte, error) {
-	data, err := proto.MarshalOptions{}.MarshalAppend([]byte{}, msg.Message) // not nil when it is empty
-	if err != nil {
-		return nil, notEncoded(err)
-	}
-	return data, nil
+// encodeKept returns a message as it is kept with a connection: not nil, also where
+// it is empty.
+func encodeKept(msg proto.Message) ([]byte, error) {
+	return proto.MarshalOptions{}.MarshalAppend([]byte{}, msg)
 }
 
 // keeps reports whether the store has to know of something.
@@ -148,6 +156,9 @@ func (t *turn) addSessions(b *storage.Batch) (map[*conn]*sessionChange, error) {
 			change.sizes = append(change.sizes, uint32(len(e.keep.data))) //nolint:gosec // protobuf messages are smaller
 			change.messages = append(change.messages, e.keep.data)
 		}
+	}
+	if len(order) == 0 { // as in most turns
+		return nil, nil
 	}
 	due := int64(never)
 	for _, c := range order {
@@ -355,18 +366,14 @@ func (o *object) loadSessions(ctx context.Context, shard *shardHandle) error {
 			s.sent, s.first, s.bytes = count.GetSent(), count.GetFirst(), count.GetBytes()
 		}
 		c.session.Store(s)
-		for i := range o.typ.Methods {
-			if m := &o.typ.Methods[i]; m.Procedure == rec.GetProcedure() && m.Connection != nil && m.Connection.Resume != nil {
-				o.mu.Lock()
-				c.group = o.connGroup(m)
-				o.mu.Unlock()
-			}
+		m := o.typ.connMethod(rec.GetProcedure())
+		if m == nil || m.Connection.Resume == nil || rec.GetOpening() {
+			continue // its method is gone, or can be resumed no more, or it was never accepted
 		}
-		// Otherwise its method is gone, or can be resumed no more, or it was never
-		// accepted.
-		if c.group != nil && !rec.GetOpening() {
-			conns = append(conns, c)
-		}
+		o.mu.Lock()
+		c.group = o.connGroup(m)
+		o.mu.Unlock()
+		conns = append(conns, c)
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -407,6 +414,9 @@ func (o *object) unloadSessions(err error) {
 	o.conns.shard, o.conns.timer = nil, 0
 }
 
+// closeAborted is 4000 and the number of the Connect code aborted.
+const closeAborted durable.CloseCode = 4010
+
 // errTokenTaken reports that a connection with the token was made meanwhile.
 var errTokenTaken = errors.New("another call opens the connection")
 
@@ -431,16 +441,10 @@ func (o *object) resume(ctx context.Context, call Call, end ConnEnd) (p *peer, e
 			return fmt.Errorf("%w: it is over, or never was", durable.ErrResumeTooOld)
 		case c.group.method.Procedure != call.Method.Procedure:
 			return fmt.Errorf("%w: the token is that of a connection of %s", durable.ErrInvalidArgument, c.group.method.Procedure)
-		default:
-			if s := c.session.Load(); received > s.sent {
-				err = fmt.Errorf("%w: %d messages were sent, and not %d", durable.ErrResumeTooOld, s.sent, received)
-			} else if received+1 < s.first {
-				err = fmt.Errorf("%w: message %d is not kept any more; the oldest one is %d", durable.ErrResumeTooOld, received+1, s.first)
-			}
-			if err != nil {
-				over = c
-				return err
-			}
+		}
+		if err = c.session.Load().keeps(call.Resume.Received); err != nil {
+			over = c
+			return err
 		}
 		p, err = t.reconnect(c, end, call.Resume.Received)
 		return err
@@ -452,6 +456,18 @@ func (o *object) resume(ctx context.Context, call Call, end ConnEnd) (p *peer, e
 		return nil, o.reply(ctx, m, err)
 	}
 	return p, nil
+}
+
+// keeps returns an error unless everything after the first received messages is
+// kept.
+func (s *session) keeps(received uint64) error {
+	switch {
+	case received > s.sent:
+		return fmt.Errorf("%w: %d messages were sent, and not %d", durable.ErrResumeTooOld, s.sent, received)
+	case received+1 < s.first:
+		return fmt.Errorf("%w: message %d is not kept any more; the oldest one is %d", durable.ErrResumeTooOld, received+1, s.first)
+	}
+	return nil
 }
 
 // reconnect makes end the network end of a connection with the commit of the turn,
@@ -482,7 +498,7 @@ func (t *turn) reconnect(c *conn, end ConnEnd, received uint64) (*peer, error) {
 		return nil, fmt.Errorf("%w: %d messages of a connection are stored, and not %d", storage.ErrCorrupt, n, s.sent-received)
 	}
 	if old != nil {
-		taken := &durable.CloseError{Code: 4010, Reason: "the client resumed the connection elsewhere", Clean: true, Local: true}
+		taken := &durable.CloseError{Code: closeAborted, Reason: "the client resumed the connection elsewhere", Clean: true, Local: true}
 		effects = append(effects, connEffect{c: c, p: old, end: &ending{err: taken}})
 	}
 	t.mu.Lock()
@@ -574,7 +590,7 @@ func (o *object) expireConns(ctx context.Context) error {
 	if err != nil {
 		return o.reply(ctx, m, err)
 	}
-	slices.SortFunc(over, func(a, b *conn) int { return int(int64(a.number - b.number)) }) //nolint:gosec // small
+	slices.SortFunc(over, func(a, b *conn) int { return cmp.Compare(a.number, b.number) })
 	for _, c := range over {
 		o.closeAway(c, &durable.CloseError{Code: durable.CloseAbnormal, Reason: "the client did not come back"})
 	}
